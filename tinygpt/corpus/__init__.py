@@ -1,0 +1,290 @@
+"""Your text as documents, split into training and validation, with a report of what was read.
+
+    load = read (files.py) + remove exact duplicates + split + report
+
+The split does not depend on the order of the files: documents are taken for validation in the order of
+sha256(seed, document). Where whole documents cannot come near the wanted size (few or very long ones), the
+last part of the text is the validation text instead. Documents and training text keep the file order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tinygpt.corpus.files import RULES, Reader, Source, shown
+from tinygpt.errors import BAD_INPUT, USAGE, UserError, did_you_mean
+
+MIN_TRAIN_BYTES = 200  # less leaves nothing to learn from, so nothing is set aside
+MIN_DOCUMENTS = 20  # fewer make too coarse a split
+MAX_SHARE = 0.05  # of the bytes in one document; more makes too coarse a split
+NEAR = 0.95  # of the wanted validation bytes are enough
+FAR = 0.5  # of the wanted validation bytes; when whole documents give less, they do not fit
+NEWLINES = ("lf", "keep")
+_DOUBLE_ENCODED = re.compile("â(?:€|\x80)[\x80-\xff™œ˜“”]")  # UTF-8 for ’ “ ” … – read as cp1252 or latin-1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on and to validate with."""
+
+    train: list[str]
+    val: list[str]
+    report: dict[str, Any]  # plain JSON, written to corpus.json
+    notices: list[str]  # sentences for the user
+
+
+@dataclass
+class _Split:
+    train: list[str]
+    val: list[str]
+    rule: str  # "by document", "tail", "given" or "none"
+    reason: str
+    leaked: int = 0
+    notices: list[str] = field(default_factory=list)
+
+
+def load(
+    sources: Sequence[str | Path],
+    *,
+    val: str | Path | None = None,
+    val_fraction: float = 0.1,
+    val_max_bytes: int = 262_144,
+    seed: int = 0,
+    newlines: str = "lf",
+    encoding: str | None = None,
+    stdin: BinaryIO | None = None,
+) -> Corpus:
+    """Read `sources` (files, folders, archives, '-') as documents and set validation text aside.
+
+        wanted = min(val_fraction * bytes, val_max_bytes)
+
+    Validation comes from the file `val` when it is given; otherwise it is at most `wanted` bytes of whole
+    documents, or the tail of the text, cut at the last line start before (so up to a tenth longer).
+    newlines: "lf", or "keep" for CRLF as it stands; encoding: of all files, instead of detecting it.
+    Raises UserError: 2 for a missing file or a wrong argument, 65 for text that cannot be used, 74 for an
+    unreadable file, 77 for a pickle.
+    """
+    _check_arguments(sources, val, val_fraction, val_max_bytes, newlines)
+    reader = Reader(newlines, encoding, stdin)
+    read = [source for name in sources for source in reader.read(name)]
+    documents, duplicates = _unique(document for source in read for document in source.documents)
+    if not documents:
+        raise UserError(f"{_names(sources)} holds no text, only empty lines; give at least a few sentences", BAD_INPUT)
+    val_read = reader.read(val) if val is not None else []
+    if val is not None:
+        split = _given(documents, [document for source in val_read for document in source.documents], shown(val))
+    else:
+        split = _split(documents, val_fraction, val_max_bytes, seed)
+    report = _report(read, val_read, split, duplicates)
+    notices = reader.notices() + _notices(report, duplicates) + split.notices
+    report["notices"] = notices
+    return Corpus(split.train, split.val, report, notices)
+
+
+def documents_digest(documents: Sequence[str]) -> str:
+    """sha256 hex over the documents, each after its length in bytes, so that no two lists give the same bytes."""
+    digest = hashlib.sha256()
+    for document in documents:
+        data = document.encode()
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """The report as a table to read."""
+    lines = [f"{'file':<44}{'kind':<9}{'encoding':<12}{'bytes':>14}"]
+    lines += [f"{s['name']:<44}{s['kind']:<9}{s['encoding']:<12}{s['bytes']:>14,}" for s in report["sources"]]
+    rows = {
+        "documents": f"{report['documents']:,}",
+        "text": f"{report['bytes']:,} bytes, {report['characters']:,} characters, "
+        f"{report['distinct_characters']:,} different, {report['non_ascii_share']:.2%} beyond ASCII",
+        "longest line": f"{report['longest_line']:,} characters",
+        "removed": f"{report['duplicates_removed']:,} duplicates, {report['empty_removed']:,} empty documents",
+        "documents end": report["document_rule"],
+        "split": f"{report['split']} ({report['split_reason']})",
+        **{part: _part_text(report[part]) for part in ("train", "val")},
+    }
+    lines += ["", *(f"{label:<15}{value}" for label, value in rows.items())]
+    return "\n".join([*lines, "", *(f"note: {notice}" for notice in report["notices"])]).rstrip() + "\n"
+
+
+def _part_text(part: dict[str, Any]) -> str:
+    return f"{part['documents']:,} documents, {part['bytes']:,} bytes, sha256 {part['sha256'][:12]}"
+
+
+def _names(sources: Sequence[str | Path]) -> str:
+    return shown(sources[0]) if len(sources) == 1 else f"none of the {len(sources)} files"
+
+
+def _check_arguments(
+    sources: Sequence[str | Path], val: str | Path | None, val_fraction: float, val_max_bytes: int, newlines: str
+) -> None:
+    if isinstance(sources, (str, Path)) or not sources:
+        raise UserError("no text is named; give at least one file, folder, or - for standard input", USAGE)
+    if not 0 <= val_fraction <= 0.5:
+        raise UserError(f"val_fraction is {val_fraction}, it must lie between 0 and 0.5; 0.1 is usual", USAGE)
+    if val_max_bytes < 0:
+        raise UserError(f"val_max_bytes is {val_max_bytes}, it must not be negative; 262144 is usual", USAGE)
+    if newlines not in NEWLINES:
+        raise UserError(f"newlines is '{newlines}'{did_you_mean(newlines, NEWLINES)}, it must be lf or keep", USAGE)
+    if [str(source) for source in [*sources, val]].count("-") > 1:
+        raise UserError("standard input (-) is named twice, but it can be read only once; name a file", USAGE)
+
+
+def _unique(documents: Any) -> tuple[list[str], int]:
+    """The first of equal documents, in order, and how many were removed."""
+    seen: set[bytes] = set()
+    kept, removed = [], 0
+    for document in documents:
+        key = hashlib.sha256(document.encode()).digest()
+        if key in seen:
+            removed += 1
+        else:
+            seen.add(key)
+            kept.append(document)
+    return kept, removed
+
+
+def _given(documents: list[str], val: list[str], name: str) -> _Split:
+    val, _ = _unique(val)
+    if not val:
+        raise UserError(f"the validation text {name} holds no text; give a file with a few sentences", BAD_INPUT)
+    held_out = set(val)
+    train = [document for document in documents if document not in held_out]
+    if not train:
+        raise UserError(f"every training document stands in the validation text {name}; give another one", BAD_INPUT)
+    leaked = len(documents) - len(train)
+    notice = f"{leaked:,} training documents stand in the validation text {name} too; they were removed from training"
+    return _Split(train, val, "given", f"the validation text is {name}", leaked, [notice] if leaked else [])
+
+
+def _split(documents: list[str], fraction: float, max_bytes: int, seed: int) -> _Split:
+    sizes = [len(document.encode()) for document in documents]
+    total = sum(sizes)
+    wanted = min(int(fraction * total), max_bytes)
+    if wanted == 0 and (fraction == 0 or max_bytes == 0):
+        return _Split(documents, [], "none", "no validation text was asked for")
+    if total - wanted >= MIN_TRAIN_BYTES:
+        why_not = _too_coarse(sizes, total)
+        held_out = set() if why_not else _by_document(documents, sizes, wanted, seed)
+        if sum(sizes[i] for i in held_out) >= FAR * wanted:
+            train = [document for i, document in enumerate(documents) if i not in held_out]
+            val = [document for i, document in enumerate(documents) if i in held_out]
+            return _Split(train, val, "by document", f"{len(documents):,} documents, chosen by sha256 with seed {seed}")
+        train, val = _tail(documents, sizes, wanted)
+        reason = why_not or f"the documents are too long to make up {wanted:,} bytes"
+        if train and val:
+            return _Split(train, val, "tail", f"the last part of the text, because {reason}")
+    reason = f"the text has {total:,} bytes, and at least {MIN_TRAIN_BYTES} must remain for training"
+    notice = (
+        f"no validation text was set aside: {reason}; over-fitting stays invisible, so give more text or --val FILE"
+    )
+    return _Split(documents, [], "none", reason, notices=[notice])
+
+
+def _too_coarse(sizes: list[int], total: int) -> str:
+    if len(sizes) < MIN_DOCUMENTS:
+        return f"it has fewer than {MIN_DOCUMENTS} documents ({len(sizes)})"
+    if max(sizes) > MAX_SHARE * total:
+        return f"one document is {max(sizes) / total:.0%} of the text"
+    return ""
+
+
+def _by_document(documents: list[str], sizes: list[int], wanted: int, seed: int) -> set[int]:
+    """Which documents to hold out: in the order of their hash, passing over those that no longer fit."""
+
+    def place(i: int) -> bytes:
+        return hashlib.sha256(f"{seed}\n{documents[i]}".encode()).digest()
+
+    held_out: set[int] = set()
+    size = 0
+    for i in sorted(range(len(documents)), key=place):
+        if size >= NEAR * wanted:
+            break
+        if size + sizes[i] <= wanted:
+            held_out.add(i)
+            size += sizes[i]
+    return held_out
+
+
+def _tail(documents: list[str], sizes: list[int], wanted: int) -> tuple[list[str], list[str]]:
+    """The last documents whole, as far as they fit into `wanted` bytes, and the end of the one before."""
+    first, room = len(documents), wanted
+    while first > 0 and sizes[first - 1] <= room:
+        first -= 1
+        room -= sizes[first]
+    head, end = _cut(documents[first - 1].encode(), room)
+    train = [*documents[: first - 1], head]
+    val = [end, *documents[first:]]
+    return [document for document in train if document.strip()], [document for document in val if document.strip()]
+
+
+def _cut(data: bytes, room: int) -> tuple[str, str]:
+    """A document in two, the second part about `room` bytes long.
+
+    The cut lies at the last line start before that place, else at the last word start, else at a character;
+    lines and words are looked for within a tenth of `room`, so that one long line does not move everything.
+    """
+    place = len(data) - room
+    while 0 < place < len(data) and data[place] & 0xC0 == 0x80:  # inside a character
+        place += 1
+    lowest = max(0, place - room // 10)
+    for separator in (b"\n", b"\r", b" "):
+        found = data.rfind(separator, lowest, place)
+        if found >= 0:
+            place = found + 1
+            break
+    return data[:place].decode().strip("\r\n"), data[place:].decode().strip("\r\n")
+
+
+def _part(documents: list[str]) -> dict[str, Any]:
+    size = sum(len(document.encode()) for document in documents)
+    return {"documents": len(documents), "bytes": size, "sha256": documents_digest(documents)}
+
+
+def _entry(source: Source) -> dict[str, Any]:
+    return {key: getattr(source, key) for key in ("name", "kind", "bytes", "sha256", "encoding")}
+
+
+def _report(read: list[Source], val_read: list[Source], split: _Split, duplicates: int) -> dict[str, Any]:
+    """What was read, as plain JSON; the figures are those of the training and validation text together."""
+    documents = split.train + split.val
+    characters = sum(map(len, documents))
+    ascii_characters = sum(len(d) if d.isascii() else len(d.encode("ascii", "ignore")) for d in documents)
+    train, val = _part(split.train), _part(split.val)
+    return {
+        "sources": [_entry(source) for source in read],
+        "val_sources": [_entry(source) for source in val_read],
+        "documents": len(documents),
+        "characters": characters,
+        "bytes": train["bytes"] + val["bytes"],
+        "duplicates_removed": duplicates,
+        "empty_removed": sum(source.empty for source in read),
+        "longest_line": max(len(line) for document in documents for line in document.split("\n")),
+        "non_ascii_share": (characters - ascii_characters) / characters,
+        "distinct_characters": len(set().union(*documents)),
+        "mojibake": sum(len(_DOUBLE_ENCODED.findall(document)) for document in documents if "â" in document),
+        "document_rule": "; ".join(dict.fromkeys(RULES[source.rule] for source in read)),
+        "split": split.rule,
+        "split_reason": split.reason,
+        "train": train,
+        "val": val,
+        "leaked_documents": split.leaked,
+        "notices": [],
+    }
+
+
+def _notices(report: dict[str, Any], duplicates: int) -> list[str]:
+    notices = []
+    if duplicates:
+        notices.append(f"{duplicates:,} documents stood there more than once; one copy of each was kept")
+    if report["empty_removed"]:
+        notices.append(f"{report['empty_removed']:,} empty documents were dropped")
+    if report["mojibake"]:
+        notices.append(f"{report['mojibake']:,} double-encoded marks such as 'â€™' stand in the text, as in its source")
+    return notices

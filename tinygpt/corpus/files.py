@@ -1,0 +1,383 @@
+"""Files to documents: one rule per kind of file, and every refusal is one sentence.
+
+What a document is:
+
+    text     .txt, .md, standard input and every other name: a line that is exactly `<|endoftext|>` ends a
+             document; in a text without such a line, two or more empty lines in a row do
+    jsonl    one line: a JSON string, or an object with the field text (else content, story, body, document)
+    csv      one row: the column text (else content, story, body, document, else the only column)
+    parquet  one row, the same columns as csv
+
+A .gz file is what its inner name says; a .zip file or a folder gives its files one by one, sorted by path.
+Documents lose the empty lines around them (only line ends; leading spaces stay); empty ones are dropped.
+Everything is held in memory: MAX_BYTES bounds what one source may unpack to.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import stat
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from tinygpt.corpus.encodings import decode, refuse_binary
+from tinygpt.errors import BAD_INPUT, IO_ERROR, UNSAFE, USAGE, UserError, did_you_mean
+from tinygpt.storage import sha256
+
+MAX_BYTES = 4 * 2**30  # of one source, unpacked: a small archive can hold terabytes of zeros
+MARK = "<|endoftext|>"
+COLUMNS = ("text", "content", "story", "body", "document")
+KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
+COULD_RUN_CODE = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill"}
+
+RULES = {
+    "marks": f"text: a line that is exactly {MARK} ends a document",
+    "empty lines": f"text without {MARK} lines: two or more empty lines in a row end a document",
+    "jsonl": "jsonl: one line is one document",
+    "csv": "csv: one row is one document",
+    "parquet": "parquet: one row is one document",
+}
+_LINE_END = r"(?>\r\n|\r|\n)"  # atomic, so that \r\n never counts as two
+_MARK_LINE = re.compile(r"(?<![^\r\n])<\|endoftext\|>(?![^\r\n])")
+
+
+@dataclass
+class Source:
+    """One file that was read: its documents, and what the report says about it."""
+
+    name: str  # as the user typed it, inside a folder or archive with the path in it
+    kind: str
+    bytes: int
+    sha256: str  # of the file as it lies there; inside an archive, of the unpacked file
+    encoding: str = "utf-8"
+    rule: str = ""  # a key of RULES
+    empty: int = 0  # documents that held nothing
+    documents: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Reader:
+    """How to read, and what was changed on the way: sentence -> names of the files it holds for."""
+
+    newlines: str = "lf"
+    encoding: str | None = None
+    stdin: BinaryIO | None = None
+    changes: dict[str, dict[str, None]] = field(default_factory=dict)  # the inner one is an ordered set
+
+    def read(self, source: str | Path) -> list[Source]:
+        """The files behind one name from the command line; UserError (2, 65, 74, 77) when there is no text."""
+        if str(source) == "-":
+            stream = self.stdin if self.stdin is not None else sys.stdin.buffer
+            return [self._parse(_bounded(stream, "standard input"), "standard input", "text")]
+        path, name = Path(source), shown(source)
+        mode = _mode(path, name)
+        if stat.S_ISDIR(mode):
+            return self._members(_folder_files(path, name, self.note), name, "folder")
+        data = _read_file(path, name, mode)
+        if path.suffix.lower() == ".zip":
+            return self._members(_zip_files(data, name, self.note), name, "zip archive")
+        return [self._parse(data, name, path.name)]
+
+    def note(self, sentence: str, name: str) -> None:
+        """Remember that `sentence` holds for the file `name`."""
+        self.changes.setdefault(sentence, {})[name] = None
+
+    def notices(self) -> list[str]:
+        """One sentence per change, with at most three names."""
+        return [f"{_listed(list(names))}: {sentence}" for sentence, names in self.changes.items()]
+
+    def _members(self, members: Iterable[tuple[str, bytes]], name: str, what: str) -> list[Source]:
+        """The text files among the files of a folder or archive; the others are counted in a notice."""
+        sources = []
+        for member, data in members:
+            if not data:
+                self.note("skipped, empty", member)
+            elif _looks_like_text(member, data):
+                sources.append(self._parse(data, member, member))
+            else:
+                self.note("skipped, no text", member)
+        if not sources:
+            raise UserError(f"the {what} {name} holds no text file; tinygpt reads {', '.join(KINDS)}", BAD_INPUT)
+        return sources
+
+    def _parse(self, data: bytes, name: str, file_name: str) -> Source:
+        source = Source(name, "text", len(data), sha256(data))
+        if file_name.lower().endswith(".gz"):
+            data, file_name = _gunzip(data, name), file_name[:-3]
+        if not data:
+            raise UserError(f"{name} is empty; give a file with at least a few sentences", BAD_INPUT)
+        suffix = PurePosixPath(file_name).suffix.lower()
+        _refuse_code(suffix, name)
+        source.kind = KINDS.get(suffix, "text")
+        if source.kind == "parquet":
+            found: Iterable[str] = _parquet_rows(data, name, self.note)
+            source.rule, source.encoding = "parquet", "binary"
+        else:
+            text, source.encoding, changes = decode(data, name, self.encoding)
+            for change in changes:
+                self.note(change, name)
+            found, source.rule = self._split(text, source.kind, name)
+        for document in found:
+            document = self._line_ends(document, name).strip("\r\n")
+            if document.strip():
+                source.documents.append(_valid(document, name, len(source.documents) + source.empty + 1))
+            else:
+                source.empty += 1
+        return source
+
+    def _split(self, text: str, kind: str, name: str) -> tuple[Iterable[str], str]:
+        if kind == "jsonl":
+            return _json_lines(text, name), "jsonl"
+        if kind == "csv":
+            return _csv_rows(text, name, self.note), "csv"
+        text = self._line_ends(text, name)
+        pieces = _MARK_LINE.split(text)
+        if len(pieces) > 1:
+            return pieces if pieces[-1].strip() else pieces[:-1], "marks"
+        return re.split(_LINE_END + "{3,}", text.strip("\r\n")), "empty lines"
+
+    def _line_ends(self, text: str, name: str) -> str:
+        if self.newlines == "keep" or "\r" not in text:
+            return text
+        self.note("CRLF or CR line ends were read as LF (--newlines keep keeps them)", name)
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def shown(name: str | Path) -> str:
+    """A name that is safe to print and to store: control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names):,} files (first {names[0]})"
+
+
+def _mode(path: Path, name: str) -> int:
+    """The file's type bits; missing names get a suggestion."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        raise UserError(f"there is no file {name}{_siblings(path)}", USAGE) from None
+    except ValueError as error:  # a NUL character inside the name
+        raise UserError(f"{name} is no file name ({error}); give the path of a text file", USAGE) from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}; give the path of a text file", IO_ERROR) from None
+
+
+def _siblings(path: Path) -> str:
+    try:
+        near = did_you_mean(path.name, (shown(sibling.name) for sibling in path.parent.iterdir()))
+    except OSError:
+        return f"; there is no folder {shown(path.parent)} either"
+    return near or f"; the folder {shown(path.parent)} has nothing of a similar name"
+
+
+def _read_file(path: Path, name: str, mode: int) -> bytes:
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{name} is a pipe or a device, not a file; use - to read standard input", BAD_INPUT)
+    _refuse_code(path.suffix.lower(), name)
+    try:
+        with path.open("rb") as file:
+            return _bounded(file, name)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}; check its permissions", IO_ERROR) from None
+
+
+def _refuse_code(suffix: str, name: str) -> None:
+    if suffix in COULD_RUN_CODE:
+        message = f"{name} is a pickle or a model file ({suffix}), which could run code; tinygpt reads only text here"
+        raise UserError(message, UNSAFE)
+
+
+def _bounded(stream: Any, name: str, limit: int | None = None) -> bytes:
+    """Everything in `stream`, or UserError 65 when it is more than `limit` (MAX_BYTES) bytes."""
+    limit = MAX_BYTES if limit is None else limit
+    data: bytes = stream.read(limit + 1)
+    if len(data) > limit:
+        raise UserError(f"{name} holds more than {MAX_BYTES:,} bytes, the most that is read; split it", BAD_INPUT)
+    return data
+
+
+def _gunzip(data: bytes, name: str) -> bytes:
+    try:
+        return _bounded(gzip.GzipFile(fileobj=io.BytesIO(data)), name)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{name} is no complete gzip file ({error}); fetch or pack it again", BAD_INPUT) from None
+
+
+def _zip_files(data: bytes, name: str, note: Any) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each file in the archive; nothing is written, so the names in it can do no harm."""
+    left = MAX_BYTES
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+                parts = PurePosixPath(entry.filename).parts
+                member = f"{name}/{shown(entry.filename)}"
+                if entry.is_dir() or "__MACOSX" in parts:
+                    continue
+                if any(part.startswith(".") and part != ".." for part in parts):
+                    note("skipped, hidden", member)
+                    continue
+                with archive.open(entry) as file:
+                    content = _bounded(file, name, left)
+                left -= len(content)
+                yield member, content
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, zlib.error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name} is no readable zip archive ({shown(str(error))}); pack it again", BAD_INPUT) from None
+
+
+def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each plain file below `folder`, sorted by path; links that lead out are not followed."""
+    left, inside = MAX_BYTES, folder.resolve()
+    for path in sorted(_walk(folder, name)):
+        relative = path.relative_to(folder)
+        member = shown((Path(name) / relative).as_posix())
+        if any(part.startswith(".") for part in relative.parts):
+            note("skipped, hidden", member)
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            note("skipped, a link that leads out of the folder", member)
+            continue
+        if not path.is_file():
+            note("skipped, no plain file", member)
+            continue
+        if path.suffix.lower() in COULD_RUN_CODE:  # not even opened
+            note("skipped, no text", member)
+            continue
+        try:
+            with path.open("rb") as file:
+                content = _bounded(file, name, left)
+        except OSError as error:
+            raise UserError(f"{member} cannot be read: {error.strerror}; check its permissions", IO_ERROR) from None
+        left -= len(content)
+        yield member, content
+
+
+def _walk(folder: Path, name: str) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise UserError(f"the folder {name} cannot be read: {error.strerror}; check its permissions", IO_ERROR)
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        links = [entry for entry in folders if (Path(parent) / entry).is_symlink()]
+        folders[:] = [entry for entry in folders if not entry.startswith(".") and entry not in links]
+        yield from (Path(parent) / entry for entry in names + links)
+
+
+def _looks_like_text(name: str, data: bytes) -> bool:
+    """Whether a file of a folder or archive is worth reading; a known text ending always is."""
+    suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
+    if suffix in KINDS:
+        return True
+    if suffix in COULD_RUN_CODE or name.lower().endswith((".gz", ".zip")):
+        return False
+    try:
+        refuse_binary(data, name)
+    except UserError:
+        return False
+    return b"\0" not in data[:4096]
+
+
+def _column(names: Iterable[str], name: str, what: str) -> str:
+    """The text column by the rule in the module docstring, without regard to case; '' when there is none."""
+    known = list(names)
+    by_folded = {str(column).strip().casefold(): column for column in reversed(known)}
+    for wanted in COLUMNS:
+        if wanted in by_folded:
+            return by_folded[wanted]
+    have = ", ".join(shown(column)[:40] for column in known[:20]) or "none"
+    raise UserError(f"{name} has no {what} called {', '.join(COLUMNS)}; it has: {have}; rename one", BAD_INPUT)
+
+
+def _only_or_named(columns: list[str], name: str, note: Any) -> str:
+    if len(columns) == 1 and columns[0].strip().casefold() not in COLUMNS:
+        note(f"its only column, '{shown(columns[0])[:40]}', is taken as the text", name)
+        return columns[0]
+    return _column(columns, name, "column")
+
+
+def _json_lines(text: str, name: str) -> Iterator[str]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON ({error}); repair or remove it", BAD_INPUT) from None
+        if isinstance(value, dict):
+            value = value[_column(value, where, "field")]
+        yield _string(value, where)
+
+
+def _csv_rows(text: str, name: str, note: Any) -> Iterator[str]:
+    limit = csv.field_size_limit(2**31 - 1)  # the largest that every platform takes; a story may be long
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+        column = _only_or_named(list(rows.fieldnames or []), name, note)
+        for row in rows:
+            if None in row:
+                message = f"{name}, line {rows.line_num} has more fields than the first line; quote the text"
+                raise UserError(message, BAD_INPUT)
+            yield row[column] or ""
+    except csv.Error as error:
+        raise UserError(f"{name}, line {rows.line_num} is not CSV ({error}); repair it", BAD_INPUT) from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _delimiter(text: str) -> str:
+    """The comma, or ; or tab where only that one gives the first line a text column."""
+    first_line = text.lstrip("\r\n").split("\n", 1)[0]
+    for delimiter in ",;\t":
+        if any(cell.strip(' "\r').casefold() in COLUMNS for cell in first_line.split(delimiter)):
+            return delimiter
+    return ","
+
+
+def _parquet_rows(data: bytes, name: str, note: Any) -> Iterator[str]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{name} is a parquet table, which needs one more package: pip install pyarrow") from None
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+        column = _only_or_named(table.schema_arrow.names, name, note)
+        groups = range(table.metadata.num_row_groups)
+        if sum(table.metadata.row_group(group).total_byte_size for group in groups) > MAX_BYTES:
+            raise UserError(f"{name} unpacks to more than {MAX_BYTES:,} bytes; split it", BAD_INPUT)
+        values = [value for batch in table.iter_batches(columns=[column]) for value in batch[column].to_pylist()]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{name} is no readable parquet table ({shown(str(error))[:100]})", BAD_INPUT) from None
+    for number, value in enumerate(values, start=1):
+        yield "" if value is None else _string(value, f"{name}, row {number}")
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where} holds {type(value).__name__} where the text should be; it must be a string", BAD_INPUT
+        )
+    return value
+
+
+def _valid(document: str, name: str, number: int) -> str:
+    """The document, unless it holds half a surrogate pair, which no UTF-8 file can (JSON escapes can)."""
+    try:
+        document.encode()
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(document[error.start]):04X}"
+        raise UserError(f"{name}, document {number} holds {code}, half a character; remove it", BAD_INPUT) from None
+    return document
