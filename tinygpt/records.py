@@ -1,0 +1,229 @@
+"""What a run writes down while it trains, and what those figures mean. No torch, no terminal.
+
+Log       metrics.jsonl and samples.jsonl of a run folder: append, sizes, cut back, sync
+read      the records of one such file; a torn last line is ignored
+verdict   evaluation records -> the plain sentences of the closing report
+
+{"kind": "train", "step", "loss" [nats/token], "lr", "grad_norm", "tokens", "tokens_per_s", "time_s"}
+{"kind": "eval", "step", "train_loss"?, "val_loss" [nats/token], "train_bpb"?, "val_bpb", "best", "time_s"}
+{"kind": "event", "step", "text"}             samples.jsonl: {"step", "prompt", "text", "seed"}
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+_RAW_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is and a terminal or line reader obeys
+
+
+def _without_non_finite(value: Any) -> tuple[Any, bool]:
+    """`value` with every NaN and infinity inside it as None, and whether there was one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, True
+    if isinstance(value, Mapping):
+        pairs = {key: _without_non_finite(item) for key, item in value.items()}
+        return {key: item for key, (item, _) in pairs.items()}, any(bad for _, bad in pairs.values())
+    if isinstance(value, list | tuple):
+        items = [_without_non_finite(item) for item in value]
+        return [item for item, _ in items], any(bad for _, bad in items)
+    return value, False
+
+
+def encode_record(fields: Mapping[str, Any]) -> bytes:
+    """One JSON line. Values that are not finite become null, and "non_finite" names their fields.
+
+    Other scripts stay readable; control characters are escaped, so that showing the file cannot drive a terminal.
+    """
+    clean = {name: _without_non_finite(value) for name, value in fields.items()}
+    record = {name: value for name, (value, _) in clean.items()}
+    if flagged := [name for name, (_, bad) in clean.items() if bad]:
+        record["non_finite"] = flagged
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    text = _RAW_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate becomes its JSON escape
+
+
+class Log:
+    """The two log files of a run folder; only the process that holds the run's lock may write.
+
+    Each record is one `os.write` on an append descriptor, so that a kill leaves whole lines and at most one torn
+    last line. Nothing stays open between records. Errors: OSError (disk full); then no part of the record remains.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def metric(self, **fields: Any) -> None:
+        """Append a train, eval or event record to metrics.jsonl."""
+        self._append(METRICS, encode_record(fields))
+
+    def sample(self, **fields: Any) -> None:
+        """Append a drawn text to samples.jsonl."""
+        self._append(SAMPLES, encode_record(fields))
+
+    def _append(self, name: str, line: bytes) -> None:
+        descriptor = os.open(
+            self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666
+        )
+        try:
+            written = os.write(descriptor, line)
+            if written < len(line):  # a full disk takes the first bytes only: leave none, or the next line joins them
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / name))
+        finally:
+            os.close(descriptor)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of both logs, for state.json; 0 for a file that is not there yet."""
+        paths = {name: self.folder / name for name in (METRICS, SAMPLES)}
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+    def cut(self, sizes: Mapping[str, int]) -> list[str]:
+        """Cut both logs back to the `sizes` of a checkpoint; returns a sentence for each log that is shorter than that.
+
+        What is left ends with a whole line in any case. A file is never made longer (truncation would pad with zeros).
+        """
+        missing = []
+        for name, present in self.sizes().items():
+            kept = min(present, sizes[name])
+            if present:
+                with (self.folder / name).open("r+b") as file:
+                    kept = file.read(kept).rfind(b"\n") + 1
+                    file.truncate(kept)
+            if kept < sizes[name]:
+                missing.append(f"{name} lacks {sizes[name] - kept} bytes that it had at the checkpoint.")
+        return missing
+
+    def sync(self) -> None:
+        """fsync both logs: what was recorded survives a power cut from here on."""
+        for name, present in self.sizes().items():
+            if present:
+                with (self.folder / name).open("r+b") as file:
+                    os.fsync(file.fileno())
+
+
+def read(path: Path | str) -> list[dict[str, Any]]:
+    """The records of a log, oldest first; [] if there is no such file.
+
+    A line counts once its newline is written. Raises ValueError naming the line if one before it is not a JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(
+        path.read_bytes().split(b"\n")[:-1], start=1
+    ):  # after the last newline: nothing, or torn
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: not a JSON object; remove the line or take the run's backup")
+        records.append(record)
+    return records
+
+
+# ---- what the figures mean -------------------------------------------------------------------------------------
+
+OVERFIT = 0.02  # a rise of the validation figure above its best that is more than noise
+STILL_FALLING = 0.01  # a fall over the last three evaluations that promises more
+
+
+def _bpb(record: Mapping[str, Any], name: str = "val_bpb") -> float | None:
+    value = record.get(name)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def verdict(
+    evals: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], floor: float | None = None
+) -> list[str]:
+    """Is this normal, and what next? The closing report in plain sentences, the most important first.
+
+    evals: evaluation records in order, with step, val_bpb and perhaps train_bpb [bits/byte]. baselines: bits per byte
+    of "unigram", "bigram", "xz" on the same validation text; one that is missing is not mentioned. floor: the known
+    entropy of the text [bits/byte], None if nobody knows it.
+    """
+    scored = [(int(record["step"]), value, record) for record in evals if (value := _bpb(record)) is not None]
+    diverged = bool(evals) and _bpb(evals[-1]) is None
+    said = []
+    if diverged:
+        said.append(
+            f"At step {evals[-1]['step']:,} the validation figure is not a number: the run broke down. The learning "
+            "rate is probably too high; try a third of it."
+        )
+    if not scored or scored[-1][0] == 0:
+        return [*said, "The trained model was not evaluated, so there is nothing to judge yet."]
+    best_step, best, best_record = min(scored, key=lambda item: item[1])
+    last_step, last, last_record = scored[-1]
+    recent = [value for _, value, _ in scored[-3:]]
+    falling = recent[-1] < recent[0] * (1 - STILL_FALLING) and recent == sorted(recent, reverse=True)
+    overfit = best_step < last_step and last > best * (1 + OVERFIT)
+
+    headline = f"Best: {best:.3f} bits per byte on unseen text, at step {best_step:,}. "
+    said.append((headline + _place(best, baselines, falling)).rstrip())
+    if floor is not None and floor > 0:
+        above = 100 * (best / floor - 1)
+        if above < -1:
+            said.append(
+                f"That is below the floor of {floor:.3f}, which no model can do honestly: validation text is "
+                "probably in the training text."
+            )
+        elif above < 1:
+            said.append(f"That is at the floor of {floor:.3f}: nothing is left to learn from this text.")
+        else:
+            said.append(
+                f"The chance in the text itself costs {floor:.3f} (the floor); this run is {above:.0f} % above it."
+            )
+
+    train, train_at_best = _bpb(last_record, "train_bpb"), _bpb(best_record, "train_bpb")
+    if overfit:
+        rise = f"from {best:.3f} to {last:.3f} (+{100 * (last / best - 1):.0f} %)"
+        if train is not None and train_at_best is not None and train > train_at_best * (1 + OVERFIT):
+            said.append(
+                f"Since step {best_step:,} the validation figure rose {rise}, and the training figure too: the run "
+                "became unstable. Lower the learning rate."
+            )
+        else:
+            said.append(
+                f"Over-fitting since step {best_step:,}: the validation figure rose {rise} while the model went on "
+                "learning its training text by heart. Fewer steps, more text or more dropout help."
+            )
+    if train is not None and train > 0:
+        gap = 100 * (last / train - 1)
+        comment = "it generalises" if gap < 10 else "some is learnt by heart" if gap < 30 else "much is learnt by heart"
+        said.append(f"Training text {train:.3f}, unseen text {last:.3f}: a gap of {gap:.0f} %, {comment}.")
+    if falling and not diverged:
+        said.append(f"The last evaluations still fall ({recent[0]:.3f} to {recent[-1]:.3f}): more minutes would help.")
+    elif len(scored) >= 3 and not overfit and not diverged and max(recent) <= min(recent) * (1 + STILL_FALLING):
+        said.append(
+            "The last evaluations are level: more minutes alone help little; more text or a bigger model would."
+        )
+    return said
+
+
+def _place(best: float, baselines: Mapping[str, float], falling: bool) -> str:
+    """Where `best` stands on the ladder unigram, bigram, xz, in a sentence or two."""
+    unigram, bigram, xz = (baselines.get(name) for name in ("unigram", "bigram", "xz"))
+    if unigram is not None and best > unigram:
+        worse = f"That is worse than only counting how often each piece of text occurs (unigram {unigram:.3f})"
+        if falling:
+            return worse + ", but still falling: train longer; if that does not help, lower the learning rate."
+        return worse + ". Something is wrong: the learning rate is probably too high. Try a tenth of it."
+    if bigram is not None and best > bigram:
+        return f"It has learnt letters and common words, not yet what follows what (bigram {bigram:.3f}): train longer."
+    if xz is not None and best > xz:
+        return (
+            f"It knows which words follow each other, though the compressor xz ({xz:.3f}) still packs the text tighter."
+        )
+    if xz is not None:
+        return f"That is normal and good: better than the compressor xz ({xz:.3f})."
+    return f"That is better than the bigram count ({bigram:.3f})." if bigram is not None else ""

@@ -1,0 +1,186 @@
+"""What can be said about a run: the closing report, `eval` and `compare`, as plain data and as text. No printing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tinygpt import corpus as corpora
+from tinygpt import runs
+from tinygpt.config import OWNER, TrainConfig, to_dict
+from tinygpt.corpus import tales
+from tinygpt.display import chart, duration, safe_text
+from tinygpt.distributed import choose_machine
+from tinygpt.evaluate import baselines, memorised_share, score, score_tales
+from tinygpt.inference import generate_documents
+from tinygpt.records import METRICS, SAMPLES, read, verdict
+from tinygpt.runs import Run
+
+
+def closing_report(run: Run, exit_code: int = 0) -> str:
+    """The report of a run from its folder alone, so that it can be read again later."""
+    metrics, samples = read(run.folder / METRICS), read(run.folder / SAMPLES)
+    evals = [r for r in metrics if r["kind"] == "eval"]
+    trained = [r for r in metrics if r["kind"] == "train"]
+    config, facts = run.config, run.facts
+    last = trained[-1] if trained else {"step": 0, "tokens": 0, "time_s": 0.0}
+    lines = [
+        "",
+        f"Run {run.folder.name}: {facts['parameters']:,} parameters, preset {config.preset}, vocabulary "
+        f"{config.model.vocab_size:,}; {last['step']:,} of {config.train.max_steps:,} steps, "
+        f"{last['tokens'] / 1e6:.2f}M tokens, {duration(metrics[-1].get('time_s', 0) if metrics else 0)}.",
+    ]
+    if evals:
+        best = min((r for r in evals if r["val_bpb"] is not None), key=lambda r: r["val_bpb"])
+        lines += ["", f"Validation: {best['val_bpb']:.3f} bits per byte at step {best['step']:,}; to compare:"]
+        lines += comparison(best["val_bpb"], run.marks)
+        points = [(r["step"], r["val_bpb"]) for r in evals if r["val_bpb"] is not None]
+        lines += ["", chart(points, width=68, height=11, marks=run.marks), ""]
+        lines += verdict(evals, facts["baselines"], facts["floor"])
+    else:
+        lines += ["", "There was no validation text, so nobody can say how good it is on text it has not seen."]
+    if samples:
+        lines += ["", f"It writes (temperature 0.8, step {samples[-1]['step']:,}):"]
+        lines += ["  " + line for line in safe_text(samples[-1]["text"]).splitlines()]
+    lines += ["", "Next:", *(f"  {command}" for command in next_commands(run, exit_code))]
+    return "\n".join(lines)
+
+
+MEANING = {
+    "uniform": "every token equally likely", "unigram": "token frequencies", "bigram": "frequencies after one token",
+    "xz": "the compressor xz, after reading the training text", "floor": "the entropy of the tales: no model is below",
+}  # fmt: skip
+
+
+def comparison(val_bpb: float, marks: dict[str, float]) -> list[str]:
+    """The model's figure among the others', the worst first."""
+    rows = [(bpb, name, MEANING.get(name, "")) for name, bpb in marks.items()]
+    rows.append((val_bpb, "-> this model", ""))
+    return [f"  {bpb:7.3f}  {name:<14}{meaning}".rstrip() for bpb, name, meaning in sorted(rows, reverse=True)]
+
+
+def next_commands(run: Run, exit_code: int = 0) -> list[str]:
+    """Three commands that make sense now."""
+    name = run.folder.name if run.folder.parent.name == "runs" else str(run.folder)
+    going_on = [f"tinygpt train --resume --run {name}"] if exit_code else []
+    return [*going_on, f'tinygpt generate {name} "{opening(run)}"', f"tinygpt eval {name}",
+            f'tinygpt inspect tokens {name} "{opening(run)}"'][:3]  # fmt: skip
+
+
+def opening(run: Run, words: int = 3) -> str:
+    """The first words of the validation (else training) text, fit for a shell: a prompt in the text's own style."""
+    ids = run.val_ids if len(run.val_ids) > 1 else run.train_ids
+    text = run.tokenizer.decode(ids[1:200].tolist()).split()
+    plain = [w for w in text if all(c.isalpha() or c in ",.-" for c in w)]
+    return " ".join(plain[:words]) or "The story begins"
+
+
+# --- eval ------------------------------------------------------------------------------------------------------------
+
+
+def evaluate_run(reference: str, text: str | None, tales_count: int, device: str) -> dict[str, Any]:
+    """The figures of `tinygpt eval`: bits per byte of a text, baselines, copying, and for tales their quality.
+
+    Copying is judged on 20 texts written at temperature 0.8, beside the run's validation text.
+    """
+    run, model, loaded, notices = runs.load(reference)
+    machine = choose_machine(TrainConfig(device=device))
+    model.to(machine.device)
+    training = runs.documents(run, "train")
+    if text is None:
+        scored, ids = runs.documents(run, "val"), run.val_ids
+    else:
+        scored = corpora.load([text], val_fraction=0.0).train
+        ids = run.tokenizer.encode_documents(scored)
+    result = score(model, run.tokenizer, ids, machine)
+    floor = tales.floor_bits_per_byte(scored)
+    written = generate_documents(model, run.tokenizer, 20, max_new_tokens=300, seed=0, temperature=0.8)
+    figures: dict[str, Any] = {
+        "run": run.folder.name, "step": loaded.step, "text": text or "its validation text", "bytes": result.bytes,
+        "tokens": result.tokens, "bpb": result.bpb, "loss": result.loss, "perplexity": math.exp(result.loss),
+        "baselines": baselines(run.train_ids, ids, run.tokenizer, "\n".join(training), "\n".join(scored)),
+        "floor": floor, "memorised": memorised_share(written, training),
+        "memorised_held_out": memorised_share(runs.documents(run, "val"), training), "notices": notices,
+    }  # fmt: skip
+    if run.facts["floor"] and tales_count:
+        told = score_tales(model, run.tokenizer, training, tales_count)
+        reasons = [reason for _, reason in told.failures]
+        figures["tales"] = {"n": told.n, "grammatical": told.grammatical, "consistent": told.consistent, "new": told.new, "reasons": reasons}  # fmt: skip
+    return figures
+
+
+def eval_text(result: dict[str, Any]) -> str:
+    """`tinygpt eval` as lines."""
+    lines = [
+        f"{result['run']}, step {result['step']:,}, on {result['text']}: {result['bytes']:,} bytes, {result['tokens']:,} tokens",
+        f"  {result['bpb']:.3f} bits per byte   loss {result['loss']:.3f} nats/token   perplexity {result['perplexity']:.2f} a token",
+    ]
+    marks = {**result["baselines"], **({"floor": result["floor"]} if result["floor"] else {})}
+    lines += ["  to compare [bits per byte]:"] + ["  " + row for row in comparison(result["bpb"], marks)]
+    if result["memorised"] is not None:
+        held_out = (
+            "" if result["memorised_held_out"] is None else f" (held-out text: {result['memorised_held_out']:.1%})"
+        )
+        lines.append(f"  copied: {result['memorised']:.1%} of its 12-word runs stand in the training text{held_out}")
+    if tales := result.get("tales"):
+        lines.append(
+            f"  of {tales['n']} tales it wrote: {tales['grammatical']:.1%} grammatical, {tales['consistent']:.1%} "
+            f"consistent, {tales['new']:.1%} new"
+        )
+        lines += [f"    not grammatical or consistent, e.g.: {reason}" for reason in tales["reasons"][:3]]
+    return "\n".join(lines)
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+
+def compare_runs(references: Sequence[str]) -> dict[str, Any]:
+    """Runs side by side: the settings in which they differ, and their best figure, step, tokens and time."""
+    rows, settings = [], []
+    for reference in references:
+        run, _ = runs.open_run(runs.resolve(reference)[0])
+        metrics = read(run.folder / METRICS)
+        evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
+        best = min(evals, key=lambda r: r["val_bpb"], default=None)
+        trained = [r for r in metrics if r["kind"] == "train"]
+        stored = to_dict(run.config)
+        settings.append(
+            {"preset": stored["preset"], **{name: stored[section][name] for name, section in OWNER.items()}}
+        )
+        rows.append({
+            "run": run.folder.name, "val_bpb": best and best["val_bpb"], "best_step": best and best["step"],
+            "steps": trained[-1]["step"] if trained else 0, "tokens": trained[-1]["tokens"] if trained else 0,
+            "time_s": metrics[-1].get("time_s") if metrics else None, "parameters": run.facts.get("parameters"),
+            "validation_sha256": run.corpus.get("val", {}).get("sha256"),
+        })  # fmt: skip
+    different = [name for name in settings[0] if len({repr(s[name]) for s in settings}) > 1]
+    same_text = len({row["validation_sha256"] for row in rows}) == 1
+    return {"runs": rows, "settings": {name: [s[name] for s in settings] for name in different}, "same_validation_text": same_text}  # fmt: skip
+
+
+def compare_text(result: dict[str, Any]) -> str:
+    """`tinygpt compare` as a table, the best run marked."""
+    rows = result["runs"]
+    figure = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
+    table = [
+        ["", *(row["run"] for row in rows)],
+        ["val bits/byte", *(figure(row["val_bpb"], ".3f") for row in rows)],
+        ["at step", *(figure(row["best_step"], ",") for row in rows)],
+        ["steps", *(figure(row["steps"], ",") for row in rows)],
+        ["tokens", *(f"{row['tokens'] / 1e6:.2f}M" for row in rows)],
+        ["time", *("-" if row["time_s"] is None else duration(row["time_s"]) for row in rows)],
+        ["parameters", *(figure(row["parameters"], ",") for row in rows)],
+        *([name, *(str(value) for value in values)] for name, values in result["settings"].items()),
+    ]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    lines = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]) for line in table]  # fmt: skip
+    known = [row for row in rows if row["val_bpb"] is not None]
+    if not result["same_validation_text"]:
+        lines += ["", "These runs were validated on different texts: their figures do not compare."]
+    elif len(known) > 1:
+        lines += [
+            "",
+            f"{min(known, key=lambda row: row['val_bpb'])['run']} has the lowest figure on the same validation text.",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,294 @@
+"""Training, on one page: guess the next token, measure how wrong the guess is, move every weight a little.
+
+`train` is the loop, in causal order: look, save, gather the gradient, refuse what is not finite, set the learning
+rate, update, record. Whatever is random in a step depends on (seed, step) alone, so n steps equal k steps, a stop
+and n - k steps, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tinygpt import checkpoint
+from tinygpt.data import Windows, total_bytes
+from tinygpt.display import Display
+from tinygpt.distributed import Machine
+from tinygpt.errors import INTERRUPTED, NON_FINITE, TERMINATED, UserError
+from tinygpt.evaluate import next_token_loss, score
+from tinygpt.inference import generate
+from tinygpt.model import TinyGPT
+from tinygpt.optim import learning_rate, make_optimizer
+from tinygpt.plan import SAMPLE_TOKENS
+from tinygpt.records import METRICS, Log, read
+from tinygpt.runs import Run
+
+REFUSED_IN_A_ROW = 3  # steps whose loss or gradient is not finite before the run gives up
+SNAPSHOTS = 12  # log-spaced, beside step 0
+SAMPLE_TEMPERATURE = 0.8
+
+
+@dataclass
+class Progress:
+    """Everything about a run that is neither a tensor nor fixed before step 0; stored in state.json."""
+
+    step: int = 0
+    best_bpb: float | None = None
+    best_step: int | None = None
+    since_best: int = 0  # validations
+    evaluated_step: int = -1
+    train_loss: float | None = None  # smoothed
+    refused: int = 0  # steps in a row
+    time_s: float = 0.0
+    logs: dict[str, int] = field(default_factory=dict)  # bytes in each log when this was saved
+
+
+@dataclass
+class Session:
+    """One process working on a run."""
+
+    run: Run
+    machine: Machine
+    model: TinyGPT
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    windows: Windows
+    log: Log
+    display: Display
+    clock: Clock
+    history: list[dict[str, Any]]  # earlier records of a resumed run
+
+
+def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -> Session:
+    """Start at step 0, or go on from the newest valid checkpoint and say so."""
+    config = run.config.train
+    if config.threads and machine.device.type == "cpu":
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    model = TinyGPT(run.config.model)
+    windows = Windows(run.train_ids, run.config.model.block_size, config.seed)
+    check_device(model, machine, windows)
+    model.to(machine.device)
+    optimizer = make_optimizer(model, config)
+    log, progress = Log(run.folder), Progress()
+    if resume and checkpoint.step_folders(run.folder / "checkpoints"):
+        loaded, rejected = checkpoint.load(run.folder, "last", run.digests)
+        checkpoint.load_model(model, loaded.model)
+        checkpoint.load_optimizer(model, optimizer, loaded.optim)
+        progress = Progress(**loaded.state)
+        for sentence in [*rejected, *log.cut(progress.logs), f"Going on from step {progress.step:,}."]:
+            display.say(sentence)
+    elif resume:
+        display.say("No checkpoint yet: starting at step 0.")
+    checkpoint.sweep(run.folder)
+    clock = Clock(progress.time_s, progress.step)
+    return Session(run, machine, model, optimizer, progress, windows, log, display, clock, read(run.folder / METRICS))
+
+
+def train(s: Session) -> int:
+    """Run the loop to max_steps, to early stopping or to a signal; returns the exit code (0, 130 or 143).
+
+    Raises UserError (exit 70) when loss or gradient is not finite three steps in a row; the weights are the last
+    good ones and saved.
+    """
+    config, p = s.run.config.train, s.progress
+    with Signals() as signals:
+        while True:
+            finished = p.step >= config.max_steps or stop_early(s)
+            if (finished or p.step % config.eval_every == 0) and not signals.code:
+                look(s)
+                finished = finished or stop_early(s)
+            if p.step in snapshot_steps(config.max_steps):
+                checkpoint.save_snapshot(s.run.folder, p.step, s.model)
+            if finished or signals.code or p.step % config.save_every == 0:
+                save(s)
+            if finished or signals.code:
+                return signals.code
+
+            loss, grad_norm = gather_gradient(s)
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                refuse_step(s, loss, grad_norm)
+                continue
+            lr = learning_rate(p.step, config)
+            for group in s.optimizer.param_groups:
+                group["lr"] = lr
+            s.optimizer.step()
+            p.step, p.refused = p.step + 1, 0
+            p.train_loss = loss if p.train_loss is None else 0.9 * p.train_loss + 0.1 * loss
+            if p.step % config.log_every == 0 or p.step == config.max_steps:
+                write_record(s, loss, lr, grad_norm)
+
+
+def gather_gradient(s: Session) -> tuple[float, float]:
+    """Loss [nats/token] and gradient norm of the next step; leaves the (clipped) gradient in the parameters.
+
+    Each micro-step sees an equal share of the batch and its loss is divided by their number, so the gradient is
+    that of the whole batch whatever the micro-batch.
+    """
+    config, p = s.run.config.train, s.progress
+    inputs, targets = s.windows.batch(p.step, config.batch_size)  # (B, T) each
+    micro_steps = config.batch_size // config.micro_batch
+    torch.manual_seed(config.seed * 1_000_003 + p.step)  # dropout, too, is a function of (seed, step)
+    s.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=s.machine.device)
+    for x, y in zip(inputs.chunk(micro_steps), targets.chunk(micro_steps), strict=True):
+        with s.machine.autocast():
+            loss = next_token_loss(s.model, x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
+        loss.backward()
+        total += loss.detach()
+    grad_norm = torch.nn.utils.clip_grad_norm_(s.model.parameters(), config.grad_clip or math.inf)
+    return total.item(), grad_norm.item()
+
+
+def refuse_step(s: Session, loss: float, grad_norm: float) -> None:
+    """A step that is not finite never touches the weights: say so, and after three in a row give up."""
+    p, lr = s.progress, s.run.config.train.lr
+    p.refused += 1
+    sick = [name for name, q in s.model.named_parameters() if q.grad is not None and not q.grad.isfinite().all()]
+    where = f", first in {sick[0]}" if sick else ""
+    text = f"step {p.step:,} refused: loss {loss:g}, gradient norm {grad_norm:g}{where}"
+    s.log.metric(kind="event", step=p.step, text=text, loss=loss, grad_norm=grad_norm)
+    s.display.say(text)
+    if p.refused >= REFUSED_IN_A_ROW:
+        p.refused = 0
+        save(s)
+        raise UserError(
+            f"{text}; {REFUSED_IN_A_ROW} in a row, so training stopped; the weights saved are the last good ones. "
+            f"Try a lower rate in a new run: lr={lr / 10:g}.",
+            NON_FINITE,
+        )
+
+
+def look(s: Session) -> None:
+    """Validate, remember the best, and now and then let the model write; nothing here changes the training."""
+    config, p = s.run.config.train, s.progress
+    if p.evaluated_step == p.step:  # resumed at a step that was looked at before the stop
+        return
+    if len(s.run.val_ids) > 1:
+        result = score(s.model, s.run.tokenizer, s.run.val_ids, s.machine)
+        best = p.best_bpb is None or result.bpb < p.best_bpb
+        p.since_best = 0 if best else p.since_best + 1
+        if best:
+            p.best_bpb, p.best_step = result.bpb, p.step
+        record: dict[str, Any] = {
+            "kind": "eval", "step": p.step, "val_loss": result.loss, "val_bpb": result.bpb, "best": best,
+            "train_loss": p.train_loss, "train_bpb": p.train_loss and p.train_loss * bits_per_nat(s),
+            "time_s": s.clock.read(),
+        }  # fmt: skip
+        s.log.metric(**record)
+        s.display.eval(record)
+    p.evaluated_step = p.step
+    if p.step % config.sample_every == 0 or p.step >= config.max_steps:
+        seed = config.seed + p.step
+        text = generate(s.model, s.run.tokenizer, "", SAMPLE_TOKENS, seed=seed, temperature=SAMPLE_TEMPERATURE)
+        sample = {"step": p.step, "prompt": "", "text": text, "seed": seed}
+        s.log.sample(**sample)
+        s.display.sample(sample)
+    s.clock.lap(p.step)
+
+
+def save(s: Session) -> None:
+    """A checkpoint of this step; it is the best one if the validation just made was."""
+    p = s.progress
+    p.time_s, p.logs = s.clock.read(), s.log.sizes()
+    s.log.sync()
+    best = p.best_step == p.step or p.best_step is None
+    checkpoint.save(s.run.folder, p.step, s.model, s.optimizer, dataclasses.asdict(p), s.run.digests, best)
+    s.clock.lap(p.step)
+
+
+def stop_early(s: Session) -> bool:
+    """Whether the last `patience` validations all missed the best figure."""
+    return 0 < s.run.config.train.patience <= s.progress.since_best
+
+
+def write_record(s: Session, loss: float, lr: float, grad_norm: float) -> None:
+    """One line of metrics.jsonl and one of the display."""
+    config, p = s.run.config, s.progress
+    tokens = config.train.batch_size * config.model.block_size  # a step
+    record: dict[str, Any] = {
+        "kind": "train", "step": p.step, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": p.step * tokens,
+        "tokens_per_s": s.clock.pace(p.step) * tokens, "time_s": s.clock.read(),
+    }  # fmt: skip
+    s.log.metric(**record)
+    s.display.train(record)
+
+
+def bits_per_nat(s: Session) -> float:
+    """Bits per byte of a training loss of 1 nat per token: the tokens of the training text over its bytes."""
+    return len(s.run.train_ids) / total_bytes(s.run.train_ids, s.run.tokenizer.n_bytes()) / math.log(2)
+
+
+def snapshot_steps(max_steps: int) -> set[int]:
+    """Step 0 and SNAPSHOTS log-spaced steps up to the last: early training changes fastest."""
+    return {0} | {round(max_steps ** (i / SNAPSHOTS)) for i in range(1, SNAPSHOTS + 1)}
+
+
+def check_device(model: TinyGPT, machine: Machine, windows: Windows) -> None:
+    """Refuse an accelerator that computes something else than the CPU: one batch through both, before step 1.
+
+    Raises UserError if the losses differ by more than 1e-3 nats in fp32.
+    """
+    if machine.device.type == "cpu":
+        return
+    inputs, targets = windows.batch(0, 1)
+    still = copy.deepcopy(model).eval()  # without dropout, which differs between devices
+    with torch.inference_mode():
+        here = next_token_loss(still, inputs, targets).item()
+        still.to(machine.device)
+        there = next_token_loss(still, inputs.to(machine.device), targets.to(machine.device)).item()
+    if not abs(here - there) < 1e-3:
+        raise UserError(
+            f"{machine.device.type} computes loss {there:.4f} where the CPU computes {here:.4f}, so it cannot be "
+            "trusted; use device=cpu, or another driver or torch version."
+        )
+
+
+class Clock:
+    """Seconds of a run over all its sessions, and the pace of its steps with the pauses between them left out."""
+
+    def __init__(self, earlier_s: float, step: int) -> None:
+        self.began = time.perf_counter() - earlier_s
+        self.lap(step)
+
+    def read(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self.began
+
+    def lap(self, step: int) -> None:
+        """Count the pace from here on."""
+        self.since, self.step = time.perf_counter(), step
+
+    def pace(self, step: int) -> float:
+        """Steps per second since the last lap; begins a new one."""
+        rate = (step - self.step) / max(1e-9, time.perf_counter() - self.since)
+        self.lap(step)
+        return rate
+
+
+class Signals:
+    """Ctrl-C and SIGTERM set `code`, and the loop stops at the next step boundary; a second Ctrl-C leaves at once."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+
+    def __enter__(self) -> Signals:
+        self.before = {number: signal.signal(number, self.handle) for number in self.codes}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def handle(self, number: int, _frame: object) -> None:
+        if self.code and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.code = self.codes[signal.Signals(number)]
