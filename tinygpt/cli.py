@@ -1,0 +1,303 @@
+"""The command line: words in, functions called, text out. Wiring only; torch is imported where it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import tinygpt
+from tinygpt.errors import INTERRUPTED, IO_ERROR, USAGE, UserError, did_you_mean
+
+
+class Commands(TyperGroup):
+    """All commands, with what typer would turn into exit codes without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C says that nothing was lost, and a reader that has gone away is no error."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted; nothing was lost that had been saved.", INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            raise SystemExit(0) from None
+
+
+app = typer.Typer(
+    cls=Commands, name="tinygpt", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="From a text file to a tiny language model that writes.",
+    epilog="Start with: tinygpt train my.txt  (or just: tinygpt train)",
+)  # fmt: skip
+inspector = typer.Typer(no_args_is_help=True, help="Look inside a model.")
+app.add_typer(inspector, name="inspect")
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/ or a path; RUN@last or RUN@STEP picks a checkpoint.")]  # fmt: skip
+MAX_SEED = 2**31 - 1
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one sentence and a documented exit code (errors.py)."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a cp1252 console never raises
+    try:
+        raise SystemExit(app(standalone_mode=False))
+    except UserError as error:
+        fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}.", IO_ERROR)
+    except Exception as error:  # typer's own: a word or a value that no command takes
+        if not hasattr(error, "format_message"):
+            raise
+        if sentence := " ".join(error.format_message().split()):  # none where the help was shown instead
+            fail(f"{sentence.rstrip('.')} (see {help_command(error)}).", USAGE)
+        raise SystemExit(USAGE) from None
+
+
+def help_command(error: Any) -> str:
+    """The command whose help answers an error of typer."""
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'tinygpt'} --help"
+
+
+def fail(sentence: str, exit_code: int) -> None:
+    """Print the sentence on standard error and leave."""
+    from tinygpt.display import safe_text
+
+    print(f"tinygpt: {safe_text(sentence)}", file=sys.stderr)
+    raise SystemExit(exit_code)
+
+
+def show(value: Any, text: str, as_json: bool) -> None:
+    """One result, for programs or for people."""
+    print(json.dumps(value, ensure_ascii=False, indent=1) if as_json else text)
+
+
+def version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        print(f"tinygpt {tinygpt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:  # fmt: skip
+    """From a text file to a tiny language model that writes."""
+
+
+@app.command("train")
+def train_command(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...] [field=value ...]", help="Text files, folders or - (standard input); settings by name.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train about this long (default 3).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train this many steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Train this many passes over the text.")] = None,
+    preset: Annotated[str, typer.Option(help="Architecture: tutorial, gpt2 or modern.")] = "modern",
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run (default: from the text).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run named by --run, else the newest.")] = False,
+    val: Annotated[str | None, typer.Option(help="Validation text of your own, instead of a part of TEXT.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Sentences only, no progress.")] = False,
+) -> None:  # fmt: skip
+    """Train a model on your text, or on built-in stories if you name none.
+
+    Settings by name: n_embd n_heads n_layers block_size vocab_size dropout batch_size lr weight_decay warmup_steps
+    max_steps eval_every save_every log_every seed device ... (a wrong name lists them all).
+    """
+    from tinygpt import runs
+    from tinygpt.config import parse_assignments, read_toml, user_defaults
+    from tinygpt.display import make_display
+    from tinygpt.distributed import choose_machine
+    from tinygpt.plan import Budget
+    from tinygpt.prepare import default_corpus, prepare
+    from tinygpt.report import closing_report
+    from tinygpt.train import set_up, train
+
+    display = make_display(sys.stdout, quiet=quiet)
+    texts = [word for word in words or [] if "=" not in word or Path(word).exists()]
+    assigned = parse_assignments([word for word in words or [] if word not in texts])
+    if resume:
+        if texts or assigned or val or config or (minutes, steps, epochs) != (None, None, None):
+            raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
+        folder = runs.resolve(runs.check_name(run))[0] if run is not None else runs.newest()
+        opened, notices = runs.open_run(folder)
+        machine = choose_machine(opened.config.train)
+        for notice in [*notices, f"Device: {machine.why}"]:
+            display.say(notice)
+    else:
+        budget = Budget(minutes, steps, epochs)
+        given = {**user_defaults(), **(read_toml(config) if config else {}), **assigned}
+        if (minutes, steps, epochs) != (None, None, None):
+            if "max_steps" in assigned:
+                raise UserError("max_steps=... excludes --minutes, --steps and --epochs; give one of them.")
+            given.pop("max_steps", None)  # the command line wins over the files
+        sources = texts or [str(default_corpus(display.say))]
+        stem = "stdin" if sources[0] == "-" else Path(sources[0]).stem
+        name = runs.free_name(stem) if run is None else runs.check_name(run)
+        folder = runs.RUNS / name
+        runs.refuse_existing(folder)
+        opened, machine = prepare(
+            folder, sources, preset=preset, given=given, budget=budget, val=val, say=display.say,
+            command=shlex.join(["tinygpt", *sys.argv[1:]]),
+        )  # fmt: skip
+    with runs.lock(folder):
+        session = set_up(opened, machine, display, resume)
+        with display:
+            display.start(folder.name, opened.config.train.max_steps, opened.marks, session.history)
+            code = train(session)
+    if code:
+        print(f"Stopped at step {session.progress.step:,} and saved. Go on: tinygpt train --resume --run {folder.name}")
+    print(closing_report(opened, code))
+    raise typer.Exit(code)
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Argument(help="The beginning of the text; - reads standard input; empty starts a document.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token; 1 draws as the model says.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Draw among the k likeliest tokens (0: all).")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that sum to p.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this string (may be repeated).")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")] = 0,
+    num: Annotated[int, typer.Option(help="Number of texts; seeds count up.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Let a model write on from a prompt."""
+    from tinygpt import runs
+    from tinygpt.config import TrainConfig
+    from tinygpt.display import safe_text
+    from tinygpt.distributed import choose_machine
+    from tinygpt.inference import check_request, encode_prompt, stream
+    from tinygpt.sampling import Sampling
+
+    if num < 1:
+        raise UserError(f"num {num} must be 1 or more.")
+    check_request(max_new_tokens, stop or ())
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    loaded, model, checkpoint, notices = runs.load(run)
+    model.to(choose_machine(TrainConfig(device=device)).device)
+    prompt = sys.stdin.read() if prompt == "-" else prompt
+    length, block_size = len(encode_prompt(loaded.tokenizer, prompt)), model.config.block_size
+    if length + max_new_tokens > block_size:
+        notices = [*notices, f"prompt ({length:,} tokens) and answer go beyond the context of {block_size} tokens: "
+                   "the window slides, and what stands further back is forgotten."]  # fmt: skip
+    for notice in notices:
+        print(f"Note: {notice}", file=sys.stderr)
+    texts = []
+    for i in range(num):
+        pieces = stream(
+            model, loaded.tokenizer, prompt, max_new_tokens, sampling=sampling, seed=seed + i, stop=stop or ()
+        )
+        if as_json:
+            texts.append({"seed": seed + i, "prompt": prompt, "text": "".join(pieces)})
+            continue
+        if num > 1:
+            print(f"--- seed {seed + i}")
+        print(safe_text(prompt), end="")
+        for piece in pieces:
+            print(safe_text(piece), end="", flush=True)
+        print()
+    if as_json:
+        show({"run": loaded.folder.name, "step": checkpoint.step, "samples": texts}, "", True)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunArgument,
+    text: Annotated[str | None, typer.Argument(help="A text to score (default: the run's validation text).")] = None,
+    tales: Annotated[int, typer.Option(min=0, help="Tales to write and parse, for a model trained on built-in tales.")] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Bits per byte on unseen text beside simpler models, copying, and the quality of tales."""
+    from tinygpt.report import eval_text, evaluate_run
+
+    result = evaluate_run(run, text, tales, device)
+    show(result, eval_text(result), as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="Runs to put side by side.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Runs side by side: what differs in their settings, and what came out."""
+    from tinygpt.report import compare_runs, compare_text
+
+    result = compare_runs(runs)
+    show(result, compare_text(result), as_json)
+
+
+@app.command()
+def corpus(
+    source: Annotated[str, typer.Argument(metavar="NAME|FILE", help="tales, tinystories, sherlock, shakespeare, or a text of your own to examine.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where a named corpus goes.")] = None,
+    megabytes: Annotated[float | None, typer.Option(help="How much of it, for tales (4) and tinystories (10).")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Another seed tells other tales.")] = 0,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write or download a named corpus, or report what is in a text of your own."""
+    from tinygpt.corpus import load, report_text
+    from tinygpt.corpus.named import NAMES, write_named
+    from tinygpt.prepare import DEFAULT_CORPUS
+
+    target = Path(source)
+    if source not in NAMES and not target.exists() and source != "-":
+        near = did_you_mean(source, [*NAMES, *(path.name for path in Path().iterdir())])
+        raise UserError(f"there is no file and no corpus {source!r}{near}; corpora are {', '.join(NAMES)}.")
+    if (source not in NAMES or target.exists()) and (output, megabytes) != (None, None):
+        raise UserError(f"-o and --megabytes go with a named corpus ({', '.join(NAMES)}); {source} is only read.")
+    if source in NAMES and not target.exists():
+        target = output or DEFAULT_CORPUS
+        if target.exists():
+            raise UserError(f"{target} exists and is not overwritten; choose another with -o FILE, or remove it.")
+        write_named(source, target, megabytes=megabytes, seed=seed)
+        print(f"Wrote {target} ({target.stat().st_size / 1e6:.2f} MB).", file=sys.stderr)
+    result = load([str(target) if source in NAMES else source])
+    show(result.report, report_text(result.report), as_json)
+
+
+@inspector.command("tokens")
+def inspect_tokens(
+    run: RunArgument,
+    text: Annotated[str, typer.Argument(help="The text to take apart; - reads standard input.")],
+    as_json: JsonOption = False,
+) -> None:
+    """How the run's tokenizer cuts a text: pieces, ids, bytes, and the merges that built each piece."""
+    from tinygpt.inspect.tokens import render, tokens
+    from tinygpt.runs import resolve
+    from tinygpt.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(resolve(run)[0] / "tokenizer.json")
+    result = tokens(tokenizer, sys.stdin.read() if text == "-" else text)
+    show(result, render(result), as_json)
+
+
+@app.command()
+def doctor(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run to check; without one, this machine.")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """What this machine offers, or whether a run is whole and what a resume would do."""
+    from tinygpt.doctor import doctor_text, examine_machine, examine_run
+    from tinygpt.runs import resolve
+
+    result = examine_run(resolve(run)[0]) if run else examine_machine()
+    show(result, doctor_text(result), as_json)
+    raise typer.Exit(result.get("exit_code", 0))
