@@ -1,0 +1,1 @@
+"""Measurements. Each module is one command: `python -m benchmarks.NAME --help`."""
