@@ -226,19 +226,23 @@ def _proposed(sample: bytes) -> set[str]:
 
 
 def _eight_bit_sample(data: bytes) -> tuple[bytes, int]:
-    """Lines with bytes beyond ASCII, and the number of ASCII letters in the lines left out among them."""
+    """Lines with bytes beyond ASCII, and the number of ASCII letters in the text left out around them."""
     first = re.search(rb"[\x80-\xff]", data)
     start = max(0, first.start() - 200) if first else 0
-    kept, size, plain_letters = [], 0, 0
+    kept, size, plain_letters = [], 0, _letters(data[max(0, start - SAMPLE_BYTES) : start])
     for line in data[start:].split(b"\n"):
         if line.isascii():
-            plain_letters += sum(map(line.count, b"etaoinshrdlu")) * 5 // 4  # these are 80 % of English letters
+            plain_letters += _letters(line)
         else:
             kept.append(line)
             size += len(line)
         if size > SAMPLE_BYTES:
             break
     return b"\n".join(kept)[:SAMPLE_BYTES], plain_letters
+
+
+def _letters(data: bytes) -> int:
+    return len(re.findall(rb"[A-Za-z]", data))
 
 
 def _explained(text: str, encoding: str, other_letters: int) -> bool:

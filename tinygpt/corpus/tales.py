@@ -277,6 +277,7 @@ def _compile(template: str, cap: bool) -> Symbols:
 
 
 def _options(alternatives: Sequence[lexicon.Alternative], cap: bool = False) -> Options:
+    """The compiled alternatives; a bare template has weight 1."""
     weighted = [(1, item) if isinstance(item, str) else item for item in alternatives]
     total = sum(weight for weight, _ in weighted)
     return Options(
@@ -306,22 +307,19 @@ class Grammar:
     def __init__(self) -> None:
         self.classes: dict[str, WordClass] = {}
         for name, row in lexicon.LISTS.items():
-            self._add(name, [_make_word(entry) for entry in row.split(", ")])
-        for name, (columns, rows) in lexicon.TABLES.items():
-            forms = [column.strip() for column in columns.split("|")][1:]
-            lines = [[cell.strip() for cell in line.split("|")] for line in rows.strip().splitlines()]
-            self._add(name, [_make_word(cells[0], forms, cells[1:]) for cells in lines])
+            pronoun = lexicon.PRONOUNS.get(name)
+            columns, cells = (("he",), (pronoun,)) if pronoun else ((), ())
+            self._add(name, [_make_word(entry, columns, cells) for entry in row.split(", ")])
+        for name, (heading, rows) in lexicon.TABLES.items():
+            forms = [column.strip() for column in heading.split("|")][1:]
+            table = [[cell.strip() for cell in line.split("|")] for line in rows.strip().splitlines()]
+            self._add(name, [_make_word(line[0], forms, line[1:]) for line in table])
         for name, parts in lexicon.UNIONS.items():
             members = [self.classes[part] for part in parts]
             self.classes[name] = WordClass(
                 tuple(word for member in members for word in member.words),
                 tuple(weight for member in members for weight in member.weights),
             )
-        self.rules = {
-            (name, cap): _options(alternatives, cap)
-            for name, alternatives in lexicon.RULES.items()
-            for cap in (False, True)
-        }
         self.plots = tuple(lexicon.PLOTS)
         self.stages = {
             (plot, stage): _options(lexicon.PLOTS[plot][stage]) for plot in self.plots for stage in lexicon.STAGES
@@ -330,10 +328,6 @@ class Grammar:
         self._lookups: dict[tuple[str, str, bool], tuple[list[int], dict[str, list[_Found]]]] = {}
 
     def _add(self, name: str, words: Sequence[Word]) -> None:
-        if name in ("girl", "boy"):
-            pronouns = _PRONOUNS["she" if name == "girl" else "he"]
-            for word in words:
-                word.forms.update({form: (text,) for form, text in zip(("he", "him", "his"), pronouns, strict=True)})
         self.classes[name] = WordClass(tuple(words), tuple(_rank_weight(rank) for rank in range(len(words))))
 
     def found_at(self, text: str, at: int, word_class: str, form: str, cap: bool) -> list[_Found]:
@@ -443,7 +437,7 @@ class _Walk:
     """What a walk found.
 
     found: finished derivations. stuck: the states that got furthest, up to character `at`, among those that did not
-    fit. cut_off: the text ended in the middle of something that would have fitted. gave_up: MAX_STEPS was reached.
+    fit. cut_off (lenient walks only): the text ended where the story could have gone on. gave_up: at MAX_STEPS.
     """
 
     found: list[_State] = field(default_factory=list)
@@ -477,14 +471,16 @@ def _walk(text: str, strict: bool) -> _Walk:
             if at == len(text):
                 walk.found.append(state)
             else:
-                _note_stuck(walk, state, text)
+                _note_stuck(walk, state)
             continue
         symbol, rest = symbols[0], symbols[1:]
+        if len(text) - at < _LONGEST_SYMBOL and not strict and _may_continue(symbol, text[at:]):
+            walk.cut_off = True
         if isinstance(symbol, str):
             if text.startswith(symbol, at):
                 agenda.append(_State(at + len(symbol), rest, facts, plot, bits))
             else:
-                _note_stuck(walk, state, text)
+                _note_stuck(walk, state)
         elif isinstance(symbol, Rule):
             options = _rule_options(symbol.name, symbol.cap)
             for new, cost in zip(options.symbols, options.bits, strict=True):
@@ -499,7 +495,7 @@ def _walk(text: str, strict: bool) -> _Walk:
             fitting = list(_continue(g, text, state, symbol, strict))
             agenda.extend(_State(at + length, rest, after, plot, bits + cost) for length, after, cost in fitting)
             if not fitting:
-                _note_stuck(walk, state, text)
+                _note_stuck(walk, state)
     walk.gave_up = True
     return walk
 
@@ -524,23 +520,23 @@ def _continue(
             yield len(item), {**facts, symbol.name: word}, words.bits(word, facts.values()) + math.log2(n)
 
 
-def _note_stuck(walk: _Walk, state: _State, text: str) -> None:
-    """Remember the states that explain most of the text, and whether the text may have been cut off."""
+def _note_stuck(walk: _Walk, state: _State) -> None:
+    """Remember the states that explain most of the text."""
     if state.at > walk.at:
         walk.at, walk.stuck = state.at, []
     if state.at == walk.at:
         walk.stuck.append(state)
-    if len(text) - state.at < _LONGEST_SYMBOL and state.symbols and _may_continue(state.symbols[0], text[state.at :]):
-        walk.cut_off = True
 
 
 def _may_continue(symbol: Symbol, tail: str) -> bool:
-    """Whether the tail of a text is the beginning of the symbol's text, so that it may have been cut off there."""
+    """Whether the tail of a text is less than the symbol could say there, so that the story may have been cut off."""
     if isinstance(symbol, str):
-        return symbol.startswith(tail)
+        return symbol != tail and symbol.startswith(tail)
     if isinstance(symbol, Pick | Fact):
         words = grammar().classes[symbol.word_class].words
-        return any(item.startswith(tail) for word in words for item in word.texts(symbol.form, symbol.cap))
+        return any(
+            item != tail and item.startswith(tail) for word in words for item in word.texts(symbol.form, symbol.cap)
+        )
     return False
 
 

@@ -1,21 +1,21 @@
 """The words, phrases and plots of the built-in tales; nothing but data. `tales.py` reads it and explains it.
 
-A template is text with two kinds of slots:
+A template is text with slots:
 
     <name>        a free choice, made anew each time: a rule of RULES, or a word of a class
     {name}        a fact of this story: chosen at its first mention, the same ever after (VARIABLES gives its class)
-    ~             in a table, the word of the row
-    <name.form>   another form of the word: a (with article), s (possessive), p (plural), he / him / his, or a
-    {name.form}   column of the word's table
+    <name.form>   another form of the word, and likewise {name.form}: a (with its article), s (possessive),
+                  p (plural), he / him / his, or a column of the word's table
     {name:class}  the first mention takes its word from this smaller class
-    [one|two]     a free choice between texts written on the spot (they may contain slots)
+    [one|two]     a free choice between texts written on the spot (they may contain slots, but no brackets)
     <@stage>      that stage of the story's plot (PLOTS)
 
 A capital first letter of the name makes the text of the slot begin with a capital. Sentences that may be missing
 carry their own leading space. `(3, "...")` is an alternative three times as likely as a bare one.
 
 Two things must hold, and tests/unit/test_tales.py checks them: the alternatives of one choice differ in their
-text, and no two rows of free choices give the same text, so that every story has exactly one derivation.
+text, and no two sequences of choices give the same text, so that every story has exactly one derivation. Two facts of
+one story are never the same word.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ UNIONS = {  # a class made of smaller ones
     "folk": ("girl", "boy", "critter"),
     "kind": ("girl_kind", "boy_kind", "animal"),
     "helper": ("animal", "worker"),
+    "place": ("wild", "water", "town", "indoors"),
 }
+
+PRONOUNS = {"girl": "she", "boy": "he"}  # of the classes in LISTS whose words are persons
 
 LISTS = {  # class: its words, the commonest first; "mouse/mice" gives an irregular plural
     "girl_kind": "girl",
@@ -168,7 +171,7 @@ LISTS = {  # class: its words, the commonest first; "mouse/mice" gives an irregu
     "alarmed, startled, fearful, wobbly, unsure, tense, panicky, spooked",
     "surprised": "surprised, amazed, astonished, speechless, stunned, puzzled, thunderstruck, wide-eyed, "
     "dumbfounded, baffled, astounded, flabbergasted, bewildered",
-    "tired": "tired, sleepy, weary, worn out, exhausted, drowsy, out of breath, hot and dusty, muddy, sore, "
+    "tired": "tired, sleepy, weary, worn out, exhausted, drowsy, breathless, dusty, muddy, sore, "
     "hungry, thirsty, footsore, sweaty, dizzy, chilly",
     "weather": "sunny, windy, rainy, cold, warm, foggy, bright, cloudy, snowy, frosty, breezy, misty, stormy, "
     "mild, hot, crisp, grey, golden, drizzly, blustery, still, dewy, chilly, hazy, sparkling, damp",
@@ -187,8 +190,7 @@ LISTS = {  # class: its words, the commonest first; "mouse/mice" gives an irregu
     "bounded, scurried, hiked, limped, pranced, strode, danced, tramped",
     "said": "said, replied, answered, whispered, called, murmured, added, explained, mumbled, smiled, announced, "
     "declared, stated, observed, muttered, nodded, remarked, piped up, chuckled",
-    "asked": "asked, wondered, begged, inquired, called out, asked politely, wanted to know, asked shyly, asked "
-    "in a low voice",
+    "asked": "asked, wondered, begged, inquired, called out, demanded, pleaded, ventured",
     "cried": "cried, shouted, gasped, exclaimed, yelled, squealed, wailed, burst out, sobbed, groaned, howled, moaned",
     "cheered": "cheered, laughed, shouted, called, sang, giggled, beamed, squealed, hooted, whooped, crowed, roared",
     "searched": "looked, searched, peeked, peered, hunted, poked around, rummaged, snooped, felt around, "
@@ -206,7 +208,7 @@ LISTS = {  # class: its words, the commonest first; "mouse/mice" gives an irregu
     "thoughtfully, swiftly, lightly, steadily, merrily, firmly, stubbornly, with a smile, with a sigh, briskly, "
     "dreamily, solemnly, cautiously",
     "glumly": "sadly, quietly, softly, slowly, nervously, shyly, gloomily, anxiously, bitterly, wearily, "
-    "helplessly, timidly, crossly, hoarsely, miserably, faintly, tearfully, with a sigh, under the breath, with "
+    "helplessly, timidly, crossly, hoarsely, miserably, faintly, tearfully, with a sigh, with "
     "a lump in the throat",
     "soon": "soon, after a while, before long, at last, in the end, finally, a little later, by and by, after "
     "lunch, by noon, before sunset, in no time, the very next day, an hour later, that same evening, early next "
@@ -230,6 +232,8 @@ LISTS = {  # class: its words, the commonest first; "mouse/mice" gives an irregu
     "sky": "blue, grey, clear, pale, pink, dark, full of clouds, as blue as a cornflower, wide and empty, "
     "streaked with gold, heavy with rain, dotted with swallows, milky, lavender, as smooth as glass, bright as a "
     "penny",
+    "gentle": "gentle, soft, playful, cool, warm, sudden, light, cheeky, lazy, tiny, mild, quick, fresh, curious, "
+    "friendly, strong, silent",
     "breeze": "breeze, wind, gust, puff of air, draught, zephyr, whirlwind, shower, sunbeam, cloud of dust, "
     "raindrop, snowflake",
     "stroked": "tickled, touched, brushed, cooled, stroked, kissed, tapped, landed on, warmed, sprinkled",
@@ -257,7 +261,7 @@ LISTS = {  # class: its words, the commonest first; "mouse/mice" gives an irregu
     "grew round",
 }
 
-TABLES = {  # class: (columns, one word per row; cells divided by "|", alternatives in a cell by ";")
+TABLES = {  # class: (columns, one word per row; cells divided by "|", alternatives by ";", ~ is the word)
     "critter": (
         "| he",
         """
@@ -368,7 +372,7 @@ TABLES = {  # class: (columns, one word per row; cells divided by "|", alternati
         painter | said; replied; answered | on a scaffold | studio | pictures | rinsing the brushes
         librarian | said; replied; answered | between tall shelves | library | books | stacking the books
         clockmaker | said; replied; answered | among ticking clocks | clock shop | watches | oiling the wheels
-        potter | said; replied; answered | in a clay-spattered apron | pottery | jugs | mixing the clay
+        potter | said; replied; answered | at the turning wheel | pottery | jugs | mixing the clay
         shepherd | said; replied; answered | on the green slope | sheepfold | fleeces | counting the lambs
         beekeeper | said; replied; answered | among the hives | bee garden | jars of honey | labelling the jars
         florist | said; replied; answered | under a striped awning | flower shop | bouquets | watering the roses
@@ -386,49 +390,64 @@ TABLES = {  # class: (columns, one word per row; cells divided by "|", alternati
         mayor | said; replied; answered | on the town hall steps | town hall | stamps | ringing the bell
         """,
     ),
-    "place": (
+    "wild": (
         "| at | see",
         """
         forest | in the ~ | tall ferns; mossy stones; a ring of mushrooms
         garden | in the ~ | neat rows of beans; a rusty watering can; a bird bath
         park | in the ~ | a row of benches; a merry-go-round; a fountain
+        hill | on the ~ | a lonely windmill; grazing sheep; a winding path
+        meadow | in the ~ | wild flowers; a wooden gate; molehills
+        farm | on the ~ | a red tractor; bales of straw; a noisy henhouse
+        orchard | in the ~ | crooked ladders; baskets of windfalls; busy wasps
+        valley | in the ~ | a sparkling brook; a shepherd's hut; patches of fog
+        cave | in the ~ | dripping stones; strange echoes; a trickle of water
+        mountain | on the ~ | a snowy peak; goats on the rocks; an eagle's nest
+        bridge | on the ~ | carved railings; a lamp post; barges below
+        cornfield | in the ~ | rustling leaves; a hare; red poppies
+        swamp | in the ~ | twisted roots; bubbling mud; dragonflies
+        clearing | in the ~ | a fallen trunk; patches of sunlight; wild strawberries
+        """,
+    ),
+    "water": (
+        "| at | see",
+        """
         beach | on the ~ | foamy waves; a striped umbrella; tiny crabs
         river | by the ~ | a stone bridge; silver fish; round pebbles
         pond | by the ~ | green reeds; water lilies; a leaky rowing boat
-        hill | on the ~ | a lonely windmill; grazing sheep; a winding path
-        market | at the ~ | piles of vegetables; a stall with cheeses; colourful awnings
-        meadow | in the ~ | wild flowers; a wooden gate; molehills
         lake | by the ~ | a long jetty; a tiny island; swans far out
-        farm | on the ~ | a red tractor; bales of straw; a noisy henhouse
-        barn | in the ~ | dusty beams; a sleeping cat; a ladder to the loft
-        attic | in the ~ | old trunks; a cobweb; a broken mirror
-        kitchen | in the ~ | copper pans; a bowl of lemons; a steaming kettle
+        harbour | at the ~ | fishing boats; coils of rope; screaming gulls
+        island | on the ~ | palm trees; an old shipwreck; turtle tracks
+        waterfall | by the ~ | a rainbow; slippery rocks; a cloud of spray
+        """,
+    ),
+    "town": (
+        "| at | see",
+        """
+        market | at the ~ | piles of vegetables; a stall with cheeses; colourful awnings
         school | at the ~ | a blackboard; a row of coat hooks; a globe
         library | in the ~ | thousands of books; a spiral staircase; a reading lamp
         station | at the ~ | a puffing engine; a big clock; heaps of suitcases
-        harbour | at the ~ | fishing boats; coils of rope; screaming gulls
         playground | on the ~ | two swings; a slide; a sandpit
-        orchard | in the ~ | crooked ladders; baskets of windfalls; busy wasps
-        valley | in the ~ | a sparkling brook; a shepherd's hut; patches of fog
         castle | at the ~ | a drawbridge; high towers; a faded flag
-        cave | in the ~ | dripping stones; strange echoes; a trickle of water
         village square | on the ~ | a stone well; a statue of a horse; a bandstand
-        mountain | on the ~ | a snowy peak; goats on the rocks; an eagle's nest
-        cellar | in the ~ | dusty bottles; a heap of potatoes; a squeaky door
         zoo | at the ~ | two zebras; a yawning lion; monkeys on a rope
         fair | at the ~ | a big wheel; sticks of candy; a puppet theatre
-        bridge | on the ~ | carved railings; a lamp post; barges below
-        island | on the ~ | palm trees; an old shipwreck; turtle tracks
-        cornfield | in the ~ | rustling leaves; a hare; red poppies
         museum | in the ~ | dinosaur bones; a suit of armour; marble statues
         bakery | in the ~ | trays of buns; sacks of flour; a glowing oven
-        swamp | in the ~ | twisted roots; bubbling mud; dragonflies
         lighthouse | at the ~ | a winding stair; a bright lamp; crashing surf
-        courtyard | in the ~ | an old pump; pots of basil; washing on a line
-        greenhouse | in the ~ | ripe tomatoes; dripping glass; curling vines
-        waterfall | by the ~ | a rainbow; slippery rocks; a cloud of spray
-        clearing | in the ~ | a fallen trunk; patches of sunlight; wild strawberries
         toy shop | in the ~ | rows of dolls; a wooden railway; tin soldiers
+        courtyard | in the ~ | an old pump; pots of basil; washing on a line
+        """,
+    ),
+    "indoors": (
+        "| at | see",
+        """
+        barn | in the ~ | dusty beams; a sleeping cat; a ladder to the loft
+        attic | in the ~ | old trunks; a cobweb; a broken mirror
+        kitchen | in the ~ | copper pans; a bowl of lemons; a steaming kettle
+        cellar | in the ~ | dusty bottles; a heap of potatoes; a squeaky door
+        greenhouse | in the ~ | ripe tomatoes; dripping glass; curling vines
         """,
     ),
     "home": (
@@ -474,7 +493,7 @@ TABLES = {  # class: (columns, one word per row; cells divided by "|", alternati
         rocking horse | ride | rode
         umbrella | open | opened
         blanket | hold | held
-        music box | wind up | wound up
+        music box | wind | wound
         sled | steer | steered
         train | push | pushed
         paint box | use | used
@@ -485,9 +504,9 @@ TABLES = {  # class: (columns, one word per row; cells divided by "|", alternati
         balloon | float | floated
         skateboard | ride | rode
         telescope | look through | looked through
-        clock | wind up | wound up
-        robot | switch on | switched on
-        mask | put on | put on
+        clock | wind | wound
+        robot | repair | repaired
+        mask | wear | wore
         basket | carry | carried
         yo-yo | swing | swung
         hoop | roll | rolled
@@ -532,7 +551,7 @@ RULES: dict[str, list[Alternative]] = {
     "called": ["named", "called", "by the name of", "whose name was", "who was called"],
     "habit": [
         "{Hero.he} was {trait} and loved {love}, {love2} and <taste> <food>.",
-        "{Hero.he} was {trait}, had {number} <colour> <find.p> and never went out without {hero.his} {wc} {wear}.",
+        "{Hero.he} was {trait}, had <number> <colour> <find.p> and never went out without {hero.his} {wc} {wear}.",
         "[Everybody|The whole neighbourhood|Every <bird>] liked {hero} because {hero.he} was so {trait}.",
         "{Hero} was {trait}. More than anything, {hero.he} loved {love} and {love2}.",
         '"What {trait.a} {kind} you are, {hero}," {hero.his} {adult} [used to say|often said|always said].',
@@ -540,8 +559,8 @@ RULES: dict[str, list[Alternative]] = {
         "{Hero.his} {wc} {wear} with {pattern} could be seen from far away, and so could {hero.his} {trait} smile.",
         "[People|Neighbours|Strangers] called {hero.him} the most {trait} {kind} around.",
         "{Hero.he} was {trait}, kept <find.a> in {hero.his} {wear} and played the {music}.",
-        "{Hero} was {trait}, collected <find.p> and owned {number} <tool.p> made of <material>.",
-        "{Hero.his} {adult} drove <colour.a> <vehicle> full of <food> and was <trait>; {hero} was {trait}.",
+        "{Hero} was {trait}, collected <find.p> and owned <number> <tool.p> made of <material>.",
+        "{Hero.his} {adult} drove <colour.a> <vehicle> full of <food>, and {trait} {hero} [often|always] came along.",
         "{Hero.he} was {trait} and lived on <taste> <food>, <fruit.p> and {love}.",
     ],
     # small sentences for everywhere; one that may be missing brings its own space
@@ -561,8 +580,8 @@ RULES: dict[str, list[Alternative]] = {
         " {Hero} [saw|pointed at] {place.see} and, a little further on, <colour.a> <insect>.",
         " <Colour.a> <bird> <chirped> <quickly> in <big.a> <tree>.",
         " <Colour> <insect.p> <buzzed> around [<colour.a>|the] <flower>.",
-        " <Weather.a> <breeze> <stroked> {hero.his} <nose>.",
-        " {Hero.he} counted {number} <bird.p>, one <insect> and <colour.a> <flower>.",
+        " <Gentle.a> <breeze> <stroked> {hero.his} <nose>.",
+        " {Hero.he} counted <number> <bird.p>, one <insect> and <colour.a> <flower>.",
         " Somewhere [someone played <instrument.a>|<instrument.a> was playing], and <bird.a> <chirped>.",
         " On <big.a> <tree> sat <number> <colour> <bird.p> and <little.a> <animal>.",
         " <Animal.a> in <colour.a> <wear> [sold|carried|counted] <taste> <fruit.p> and <find.p>.",
@@ -575,9 +594,9 @@ RULES: dict[str, list[Alternative]] = {
     "detour": [
         "",
         "{Hero} <went> on, past <big.a> <tree>, <number> <animal.p> and {place.see}. ",
-        "[First|<But> first], {hero} ate <taste> <fruit.p> and <food> and <went> on <quickly>. ",
+        "[First|But first], {hero} ate <taste> <fruit.p> and <food> and <went> on <quickly>. ",
         "{Hero} [put|stuffed] <find.a>, <number> <fruit.p> and <colour.a> <find> into {hero.his} {wear}. ",
-        "<Then>, <weather.a> <breeze> <stroked> {hero.his} <nose>, and <colour.a> <bird> <chirped> <quickly>. ",
+        "<Then>, <gentle.a> <breeze> <stroked> {hero.his} <nose>, and <colour.a> <bird> <chirped> <quickly>. ",
         "{Hero} [thought of|dreamed of|missed] <taste> <food>, <dream> and <love>. ",
         '"[I must <lesson>|One should <lesson>|It helps to <lesson>]," {hero} <said> <quickly>. ',
     ],
@@ -591,7 +610,7 @@ RULES: dict[str, list[Alternative]] = {
         " {Hero} was as <sad> as <lonely_thing>.",
         " A tear [rolled|ran] down {hero.his} [nose|left cheek|right cheek|chin].",
         " [That|This] was not what {hero} had [wished for|dreamed of].",
-        ' "[I am so <sad>|I feel <sad>|Now what|This is hard]," {hero} <said>.',
+        ' "[I am so <sad>|I feel <sad>|It is hopeless|This is hard]," {hero} <said>.',
         " {Hero} <pulled> {hero.his} {wear} and <felt> <scared>.",
     ],
     "lonely_thing": [
@@ -604,7 +623,7 @@ RULES: dict[str, list[Alternative]] = {
     "good": [
         ' "<Yay>!" <cheered> {hero} <quickly>.',
         " {Hero} was <happy> and <happy2>.",
-        " {Hero.he} <felt> <happy>, <surprised> and a little <tired>.",
+        " {Hero} <felt> <happy>, <surprised> and a little <tired>.",
         " {Hero} <grinned> <quickly>, and <bird.a> <chirped>.",
         ' "<Yay>!" {hero} <cheered>, and {hero.his} eyes <bright>.',
         " {Hero.s} heart felt as light as <colour.a> <find>.",
@@ -694,9 +713,9 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     "lost thing": {
         "wish": [
             "{Hero.his} favourite [thing|treasure] was <nice.a> {colour} {thing}. <Day>, {hero} <wanted> to "
-            "{thing.do} it {place.at}, but it was gone.<bad>",
-            "<Day>, {hero} took {hero.his} {colour} {thing} to the {place}.<scene> When {hero.he} looked up, the "
-            "{thing} had [vanished|disappeared].<bad>",
+            "{thing.do} it {place:wild.at}, but it was gone.<bad>",
+            "<Day>, {hero} took {hero.his} {colour} {thing} to the {place:wild}.<scene> When {hero.he} looked up, "
+            "the {thing} had [vanished|disappeared].<bad>",
         ],
         "try": [
             "{Hero} <searched> {spot2}. Then {hero.he} <searched> {spot3}. There was only <find.a>.<bad>",
@@ -739,10 +758,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "stuck in a tree": {
         "wish": [
-            "<Day>, {hero} and {hero.his} friend {friend} played {game} {place.at}.<scene> A gust of wind "
+            "<Day>, {hero} and {hero.his} friend {friend} played {game} {place:wild.at}.<scene> A gust of wind "
             "[carried|blew] {friend.s} {colour} {thing} up into <big.a> {tree}.",
             "<Day>, <a_friend> <wanted> to show {hero} <nice.a> {colour} {thing}. <But> {friend.he} threw it too "
-            "high, and it got stuck in <big.a> {tree} {place.at}.",
+            "high, and it got stuck in <big.a> {tree} {place:wild.at}.",
         ],
         "try": [
             "{Hero} <pulled> the trunk of the {tree}, but the {thing} did not [move|budge|fall].<bad>",
@@ -778,7 +797,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         "solve": [
             '<So> {hero} carried <taste> {food} to the {place} and gave it to {friend}. "Do you play {game}?" '
             "{friend} <asked>.<good>",
-            "{Hero} left the <taste> {food} {place.at} and waited. {Friend} came, tasted it and <grinned> "
+            "{Hero} left the <taste> {food} {place.at} and waited. {Friend} came, tasted the {food} and <grinned> "
             "<quickly>. They played {game} until [dark|sunset].<good>",
         ],
     },
@@ -833,8 +852,8 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     "rained-off picnic": {
         "wish": [
             "<Day>, {hero} and <a_friend> packed <food>, <fruit.p> and <taste> {food}. They <wanted> to have a "
-            "picnic {place.at}.<scene>",
-            '"Let us have a picnic {place.at}," <said> <a_friend>. {Hero} [packed|brought] {food}, <food> and '
+            "picnic {place:wild.at}.<scene>",
+            '"Let us have a picnic {place:wild.at}," <said> <a_friend>. {Hero} [packed|brought] {food}, <food> and '
             "{fruit.a}.<scene>",
         ],
         "try": [
@@ -853,10 +872,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "fallen bird": {
         "wish": [
-            "<Day>, {hero} <went> to the {place}.<scene> Under <big.a> {tree} lay a baby bird that had fallen out "
-            "of its nest.",
-            "<Day>, {hero} heard a peep {place.at}. There, at the foot of <big.a> {tree}, sat a [tiny|baby] bird "
-            "with <colour> feathers.<bad>",
+            "<Day>, {hero} <went> to the {place:wild}.<scene> Under <big.a> {tree} lay a baby bird that had fallen "
+            "out of its nest.",
+            "<Day>, {hero} heard a peep {place:wild.at}. There, at the foot of <big.a> {tree}, sat a [tiny|baby] "
+            "bird with <colour> feathers.<bad>",
         ],
         "try": [
             "{Hero} tried to climb the {tree}, but the branches were too [high|thin|slippery].<bad>",
@@ -870,16 +889,15 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         "solve": [
             "With the {tool} they lifted the [bird|little one] up into the {tree}. Its mother <chirped> "
             "<quickly>.<good>",
-            "They made a soft bed of {stuff}, and the {tool} carried it up into the {tree}. Now the bird was "
-            "safe.<good>",
+            "They made a bed of {stuff}, and the {tool} carried it up into the {tree}. Now the bird was safe.<good>",
         ],
     },
     "seed": {
         "wish": [
             'In {season}, {hero.s} {adult} gave {hero.him} a tiny seed. "[One day|Some day] it will be {plant.a}," '
-            "{adult.he} said. {Hero} planted it {place.at}.<scene>",
+            "{adult.he} said. {Hero} planted it {place:wild.at}.<scene>",
             "<Day>, {hero} <found> a seed in {hero.his} {wear}. {Hero.he} <wanted> to grow <big.a> {plant} and "
-            "planted it {place.at}.<scene>",
+            "planted it {place:wild.at}.<scene>",
         ],
         "try": [
             "{Number} days went by and nothing grew. {Hero} watered the seed, [sang|talked|read] to it and <felt> "
@@ -925,9 +943,9 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "race": {
         "wish": [
-            "<Day>, there was a race {place.at}. The prize was <nice.a> {colour} {thing}. {Hero} <wanted> to win "
-            "it, and so did <a_friend>.<scene>",
-            '"Who [runs|is] fastest from the {tree} to the {place}?" <asked> <a_friend>. The winner would get '
+            "<Day>, there was a race {place:wild.at}. The prize was <nice.a> {colour} {thing}. {Hero} <wanted> to "
+            "win it, and so did <a_friend>.<scene>",
+            '"Who [runs|is] fastest from the {tree} to the {place:wild}?" <asked> <a_friend>. The winner would get '
             "{colour.a} {thing}. {Hero} was <scared> but <happy>.<scene>",
         ],
         "try": [
@@ -944,7 +962,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         "solve": [
             "They crossed the line together, <tired> but <happy>. The {thing} was for both: {hero} {thing.did} it "
             "in the morning, {friend} in the evening.<good>",
-            'Somebody else was first. <But> {friend} gave {hero} <nice.a> medal of {stuff}. "You are the real '
+            'Somebody else was first. But {friend} gave {hero} <nice.a> medal of {stuff}. "You are the real '
             'winner," {friend.he} <said> <quickly>.<good>',
         ],
     },
@@ -956,7 +974,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
             "dreamed of a present: {colour.a} {thing}.<scene>",
         ],
         "try": [
-            "{Hero} <searched> {spot2} and {spot3}, but <found> nothing {colour}. There was only some {stuff} and "
+            "{Hero} <searched> {spot2} and {spot3}, but found nothing {colour}. There was only some {stuff} and "
             "<tool.a>.<bad>",
             "In the shop {place.at} {thing.a} was much too [dear|expensive]. {Hero} <went> away <quickly>.<bad>",
         ],
@@ -1000,8 +1018,8 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         "wish": [
             "<Day>, {hero} followed <colour.a> {insect} deep into the woods. {Hero.he} <wanted> to know where it "
             "lived. Behind <big.a> {tree} the path was gone.<bad>",
-            "{Hero} was looking for {fruit.p} {place.at} and forgot the time.<scene> When it got dark, {hero.he} "
-            "did not know the way home.<bad>",
+            "{Hero} was looking for {fruit.p} {place:wild.at} and forgot the time.<scene> When it got dark, "
+            "{hero.he} did not know the way home.<bad>",
         ],
         "try": [
             "{Hero.he} <went> left, then right, and came back to the same {tree} with <number> <bird.p> in it.<bad>",
@@ -1045,15 +1063,15 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "treasure map": {
         "wish": [
-            '<Day>, {hero} and <a_friend> <found> a map {spot}. A cross showed <big.a> {tree} {place.at}. "There '
-            'must be a treasure!" <cried> {friend} <quickly>.',
-            "{Hero} <found> <colour.a> bottle {spot}. In it was a map with a cross: <big.a> {tree} {place.at}. "
-            "{Hero.he} <went> to show it to <a_friend>.",
+            "<Day>, {hero} and <a_friend> <found> a map {spot}. A cross showed <big.a> {tree} {place:wild.at}. "
+            '"There must be a treasure!" <cried> {friend} <quickly>.',
+            "{Hero} <found> <colour.a> bottle {spot}. In it was a map with a cross: <big.a> {tree} "
+            "{place:wild.at}. {Hero.he} <went> to show it to <a_friend>.",
         ],
         "try": [
             "They <went> there with {tool.a} and dug under the {tree}.<scene> <But> there was only <find.a> and "
             "<big.a> stone.<bad>",
-            "Under the {tree} they <searched> for <number> hours and <found> nothing but <find.p>.<bad>",
+            "Under the {tree} they <searched> for <number> hours and found nothing but <find.p>.<bad>",
         ],
         "help": [
             '{Friend} turned the map round. "We held it upside down," {friend.he} <said> <quickly>. "It is '
@@ -1069,10 +1087,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "sand castle": {
         "wish": [
-            "<Day>, {hero} and <a_friend> built <big.a> castle of sand {place.at}. It had <number> towers and was "
-            "covered with <find.p>.<scene>",
-            '"Let us build <big.a> castle {place.at}," <said> <a_friend>. They worked with {tool.a}, and {hero} '
-            "put <colour.a> <flower> on each tower.<scene>",
+            "<Day>, {hero} and <a_friend> built <big.a> castle of sand {place:wild.at}. It had <number> towers and "
+            "was covered with <find.p>.<scene>",
+            '"Let us build <big.a> castle {place:wild.at}," <said> <a_friend>. They worked with {tool.a}, and '
+            "{hero} put <colour.a> <flower> on each tower.<scene>",
         ],
         "try": [
             "<Then>, {beast.a} came and sat right on it. The castle was [flat|gone].<bad>",
@@ -1093,10 +1111,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "stuck cart": {
         "wish": [
-            "<Day>, {hero} <saw> the {worker} {place.at}. {Ws.his} {vehicle}, full of {worker.goods}, was stuck in "
-            "the mud.<scene>",
-            "<Day>, the {worker} <wanted> to bring {worker.goods} to the {place}, but the {vehicle} sank into a "
-            "[ditch|puddle|hole].<bad>",
+            "<Day>, {hero} <saw> the {worker} {place:wild.at}. {Ws.his} {vehicle}, full of {worker.goods}, was "
+            "stuck in the mud.<scene>",
+            "<Day>, the {worker} <wanted> to bring {worker.goods} to the {place:wild}, but the {vehicle} sank into "
+            "a [ditch|puddle|hole].<bad>",
         ],
         "try": [
             "{Hero} <pulled> the {vehicle} <quickly>. It did not move, and {hero.his} {wear} turned <colour> with "
@@ -1105,7 +1123,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         ],
         "help": [
             "<A_friend> came along with {tool.a}, and behind {friend.him} <number> <animal.p> who <wanted> to help.",
-            '"Wait, I will fetch {tool.a} and <a_friend>," <said> {hero}, and {hero.he} <went> off <quickly>.',
+            '"Wait, I will fetch {tool.a} and {friend}," <said> {hero}, and {hero.he} <went> off <quickly>.',
         ],
         "solve": [
             "With the {tool} and all together they got the {vehicle} out. The {worker} gave {hero} some of the "
@@ -1116,10 +1134,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "quarrel": {
         "wish": [
-            "<Day>, {hero} and <a_friend> were {place.at}.<scene> {Hero} <wanted> to play {game}, but {friend} "
-            "<wanted> to {thing.do} the {thing}.",
-            "<Day>, {hero} <wanted> to {thing.do} the {colour} {thing} {place.at}, and <a_friend> wanted it at the "
-            "same [time|moment]. It belonged to both of them.",
+            "<Day>, {hero} and <a_friend> were {place:wild.at}.<scene> {Hero} <wanted> to play {game}, but "
+            "{friend} <wanted> to {thing.do} the {thing}.",
+            "<Day>, {hero} <wanted> to {thing.do} the {colour} {thing} {place:wild.at}, and <a_friend> wanted it "
+            "at the same [time|moment]. It belonged to both of them.",
         ],
         "try": [
             '"You [never|do not] listen to me," <said> {hero} <quickly>. "Neither do you!" {friend} <cried>, and '
@@ -1142,8 +1160,8 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         "wish": [
             "<Day>, <a_friend> was ill and had to stay in bed. {Hero} <wanted> to cheer {friend.him} up with "
             "<taste> {food} from the {place}.<scene>",
-            '"<A_friend> has a cold," {hero.s} {adult} <said>. {Hero} decided <quickly> to bring {friend.him} '
-            "{food} and {flower.p} from the {place}.<scene>",
+            '"{Friend} has a cold," {hero.s} {adult} <said>. {Hero} decided <quickly> to bring {friend.him} {food} '
+            "and {flower.p} from the {place}.<scene>",
         ],
         "try": [
             "On the way {hero} [stumbled|slipped] over <find.a>, and all the {food} fell into the mud.<bad>",
@@ -1163,10 +1181,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "runaway hat": {
         "wish": [
-            "<Day>, {hero} wore {hero.his} <nice> {wc} {wear} {place.at} for the first time.<scene> A strong wind "
-            "came up.",
+            "<Day>, {hero} wore {hero.his} <nice> {wc} {wear} {place:wild.at} for the first time.<scene> A strong "
+            "wind came up.",
             "{Hero} was proud of {hero.his} new {wc} {wear} with <pattern> on it. <Day>, {hero.he} <went> to the "
-            "{place}.<scene>",
+            "{place:wild}.<scene>",
         ],
         "try": [
             "[Whoosh|Swish]! The wind took the {wear} and blew it over <big.a> {tree}. {Hero} <went> after it "
@@ -1185,10 +1203,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "learning to swim": {
         "wish": [
-            "<Day>, all the others [swam|splashed] in the water {place.at}.<scene> Only {hero} could not swim. "
-            "{Hero.he} <wanted> to reach <colour.a> boat {number} strokes away.",
+            "<Day>, all the others [swam|splashed] in the water {place:water.at}.<scene> Only {hero} could not "
+            "swim. {Hero.he} <wanted> to reach <colour.a> boat {number} strokes away.",
             "{Hero} <wanted> to learn to swim before the end of {season}. <A_friend> could already do it. <Day>, "
-            "they <went> to the {place}.<scene>",
+            "they <went> to the {place:water}.<scene>",
         ],
         "try": [
             "The water was <weather>, and {hero} swallowed some of it. {Hero.he} coughed and <felt> <scared>.<bad>",
@@ -1207,10 +1225,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "footprints": {
         "wish": [
-            "<Day>, {hero} <saw> strange footprints {place.at}. They were <big> and looked like {pattern}. {Hero} "
-            "<wanted> to know who had made them.<scene>",
-            '"Look at these footprints!" <cried> <a_friend>. They were <big>, led to the {place}, and beside each '
-            "lay <find.a>.<scene>",
+            "<Day>, {hero} <saw> strange footprints {place:wild.at}. They were <big> and looked like {pattern}. "
+            "{Hero} <wanted> to know who had made them.<scene>",
+            '"Look at these footprints!" <cried> <a_friend>. They were <big>, led to the {place:wild}, and beside '
+            "each lay <find.a>.<scene>",
         ],
         "try": [
             "{Hero} followed them past {place.see} and <number> <big> trees. Then they stopped.<bad>",
@@ -1229,10 +1247,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "magic pebble": {
         "wish": [
-            '<Day>, {hero} <found> <colour.a>, <nice> {find} {place.at}. "I can grant you {number} wishes," it '
-            "said.<scene>",
-            "<Day>, {hero} helped <little.a> {beast} {place.at}. To say thanks, {bs.he} gave {hero.him} a magic "
-            "{find}.<scene>",
+            '<Day>, {hero} <found> <colour.a>, <nice> {find} {place:wild.at}. "I can grant you {number} wishes," '
+            "it said.<scene>",
+            "<Day>, {hero} helped <little.a> {beast} {place:wild.at}. To say thanks, {bs.he} gave {hero.him} a "
+            "magic {find}.<scene>",
         ],
         "try": [
             "First {hero} wished for <noun.a>, then for <number> <find.p>. <But> there was nobody to share them "
@@ -1278,10 +1296,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "stage fright": {
         "wish": [
-            "<Day>, there was a big show {place.at}. {Hero} was to sing about {song}, and <a_friend> would play "
-            "the {music}.<scene>",
+            "<Day>, there was a big show {place:town.at}. {Hero} was to sing about {song}, and <a_friend> would "
+            "play the {music}.<scene>",
             "{Hero} and <a_friend> had practised a song about {song} for {number} weeks. <Day>, they were to show "
-            "it {place.at}.<scene>",
+            "it {place:town.at}.<scene>",
         ],
         "try": [
             "<But> when {hero} <saw> all the people, {hero.he} became <scared>. {Hero.he} hid {spot}.<bad>",
@@ -1410,17 +1428,17 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
             "forgotten all about that.",
         ],
         "solve": [
-            "With <nice.a> stamp the letter <went> off. After {number} days {friend} answered and sent <find.a> "
-            "and <taste> <food> from the {place}.<good>",
+            "With <nice.a> stamp the letter went off. After {number} days {friend} answered and sent <find.a> and "
+            "<taste> <food> from the {place}.<good>",
             "This time {hero} put on <number> stamps. And {friend} did not write back: {friend.he} came in person "
             "and stayed for {number} days!<good>",
         ],
     },
     "giant vegetable": {
         "wish": [
-            "In {season}, <big.a> {plant} grew {place.at}. {Hero} <wanted> to bring it to the fair and win "
+            "In {season}, <big.a> {plant} grew {place:wild.at}. {Hero} <wanted> to bring it to the fair and win "
             "{colour.a} {thing}.<scene>",
-            "{Hero.s} {plant} {place.at} had become <big> and <big>. <Day>, {hero.he} <wanted> to bring it "
+            "{Hero.s} {plant} {place:wild.at} had become <big> and <big>. <Day>, {hero.he} <wanted> to bring it "
             "home.<scene>",
         ],
         "try": [
@@ -1441,9 +1459,9 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     "star night": {
         "wish": [
             '<Day>, {hero.s} {adult} said, "Tonight there will be falling stars." {Hero} <wanted> to see {number} '
-            "of them {place.at}.<scene>",
-            "{Hero} and <a_friend> <wanted> to stay awake and count falling stars {place.at}. They brought <food> "
-            "and {colour.a} blanket.<scene>",
+            "of them {place:wild.at}.<scene>",
+            "{Hero} and <a_friend> <wanted> to stay awake and count falling stars {place:wild.at}. They brought "
+            "<food> and {colour.a} blanket.<scene>",
         ],
         "try": [
             "<But> the sky was <sky>, and no star was to be seen. {Hero} was <tired> and yawned {number} times.<bad>",
@@ -1462,10 +1480,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "trading": {
         "wish": [
-            "<Day>, {hero} <went> to the {place} with nothing but {find.a}. {Hero.he} dreamed of {colour.a} "
+            "<Day>, {hero} <went> to the {place:town} with nothing but {find.a}. {Hero.he} dreamed of {colour.a} "
             "{thing}.<scene>",
             '"For my {find} I will get {colour.a} {thing}," <said> {hero} <quickly>, and {hero.he} <went> to the '
-            "{place}.<scene>",
+            "{place:town}.<scene>",
         ],
         "try": [
             'Nobody wanted {find.a}. "Bring me {fruit.p}," said the {worker}, "and I will think about it."<bad>',
@@ -1487,14 +1505,14 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "tree house": {
         "wish": [
-            "<Day>, {hero} and <a_friend> <wanted> to build a house in <big.a> {tree} {place.at}. It should have "
-            "<number> windows and {colour.a} roof.<scene>",
-            '"I wish we had a tree house," <a_friend> <said>. {Hero} knew <big.a> {tree} {place.at}, just right '
-            "for it.<scene>",
+            "<Day>, {hero} and <a_friend> <wanted> to build a house in <big.a> {tree} {place:wild.at}. It should "
+            "have <number> windows and {colour.a} roof.<scene>",
+            '"I wish we had a tree house," <a_friend> <said>. {Hero} knew <big.a> {tree} {place:wild.at}, just '
+            "right for it.<scene>",
         ],
         "try": [
             "They nailed and tied, but the floor of {stuff} broke, and {friend} landed in <flower.p>.<bad>",
-            "They carried {stuff} up the {tree}. Then <weather.a> <breeze> threw it all down again.<bad>",
+            "They carried {stuff} up the {tree}. Then <gentle.a> <breeze> threw it all down again.<bad>",
         ],
         "help": [
             '<meets> "Without {tool.a} you will get nowhere," <the_helper> {helper.says}. "Here, take mine."<thank>',
@@ -1510,10 +1528,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "silent bell": {
         "wish": [
-            "<Day>, the big bell {place.at} did not ring, and everybody overslept. {Hero} <wanted> to find out "
-            "why.<scene>",
-            '"The bell {place.at} is silent," said the {worker}, and {ws.he} <felt> <sad>. {Hero} <wanted> to look '
-            "into it.<scene>",
+            "<Day>, the big bell {place:town.at} did not ring, and everybody overslept. {Hero} <wanted> to find "
+            "out why.<scene>",
+            '"The bell {place:town.at} is silent," said the {worker}, and {ws.he} <felt> <sad>. {Hero} <wanted> to '
+            "look into it.<scene>",
         ],
         "try": [
             "{Hero} climbed up {number} steps and <pulled> the rope. There was only <colour.a> cloud of dust.<bad>",
@@ -1533,13 +1551,13 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "cold scarecrow": {
         "wish": [
-            "On <weather.a> <daypart> in {season}, {hero} <saw> a scarecrow {place.at}. It had <nice.a> face but "
-            "no coat.<scene>",
-            '"Poor scarecrow," <said> {hero} {place.at}. It was made of {stuff}, and it was freezing.<scene>',
+            "On <weather.a> <daypart> in {season}, {hero} <saw> a scarecrow {place:wild.at}. It had <nice.a> face "
+            "but no coat.<scene>",
+            '"Poor scarecrow," <said> {hero} {place:wild.at}. It was made of {stuff}, and it was freezing.<scene>',
         ],
         "try": [
             "{Hero} gave it <flower.p> and <taste> <food>, but that did not keep it warm.<bad>",
-            "{Hero} <searched> {spot2} for an old coat and <found> only <find.a> and <wear.a> full of holes.<bad>",
+            "{Hero} <searched> {spot2} for an old coat and found only <find.a> and <wear.a> full of holes.<bad>",
         ],
         "help": [
             '<meets> "I could sew something," {hs.he} <said> <quickly>, "out of {wc} cloth with {pattern} on '
@@ -1576,13 +1594,14 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "rainbow": {
         "wish": [
-            '<Day>, {hero} <saw> a rainbow over the {place}. "At its end there is <noun.a>," <a_friend> <said>. '
-            "They <wanted> to find it.<scene>",
-            "After the rain, a rainbow stood over the {place}. {Hero} <wanted> to touch the {colour} stripe.<scene>",
+            '<Day>, {hero} <saw> a rainbow over the {place:wild}. "At its end there is <noun.a>," <a_friend> '
+            "<said>. They <wanted> to find it.<scene>",
+            "After the rain, a rainbow stood over the {place:wild}. {Hero} <wanted> to touch the {colour} "
+            "stripe.<scene>",
         ],
         "try": [
-            "They <went> past {place2.see} to the {place2}, but the rainbow moved on.<bad>",
-            "When {hero} came to the {place2}, the rainbow was just as far away as before.<bad>",
+            "They <went> past {place2:wild.see} to the {place2}, but the rainbow moved on.<bad>",
+            "When {hero} came to the {place2:wild}, the rainbow was just as far away as before.<bad>",
         ],
         "help": [
             '<meets> "Nobody can catch a rainbow," the {helper} {helper.says}, "but you can take its colours '
@@ -1642,10 +1661,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "butterfly": {
         "wish": [
-            "<Day>, {hero} <saw> {colour.a} butterfly on {flower.a} {place.at}. {Hero.he} <wanted> to have it for "
-            "{hero.his} room.<scene>",
-            "The most <nice> butterfly of all lived {place.at}. It was {colour}. <Day>, {hero} took {tool.a} and "
-            "<wanted> to catch it.<scene>",
+            "<Day>, {hero} <saw> {colour.a} butterfly on {flower.a} {place:wild.at}. {Hero.he} <wanted> to have it "
+            "for {hero.his} room.<scene>",
+            "The most <nice> butterfly of all lived {place:wild.at}. It was {colour}. <Day>, {hero} took {tool.a} "
+            "and <wanted> to catch it.<scene>",
         ],
         "try": [
             "{Hero} <went> after it, past {place.see}, and caught it under a glass. <But> there it sat and looked "
@@ -1665,8 +1684,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "dry garden": {
         "wish": [
-            "That {season} it did not rain for {number} weeks. {Hero} <wanted> to save the {flower.p} {place.at}.<bad>",
-            "{Hero.s} {adult} loved the {flower.p} {place.at}. <But> it was so dry that they hung their heads.<scene>",
+            "That {season} it did not rain for {number} weeks. {Hero} <wanted> to save the {flower.p} "
+            "{place:wild.at}.<bad>",
+            "{Hero.s} {adult} loved the {flower.p} {place:wild.at}. <But> it was so dry that they hung their "
+            "heads.<scene>",
         ],
         "try": [
             "{Hero} carried water in <find.a> and in {hero.his} {wear}. It was never enough.<bad>",
@@ -1675,7 +1696,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
         "help": [
             "<meets> {Hs.he} knew a spring between two stones and lent {hero} {vehicle.a}.<thank>",
             '<A_friend> called {number} others. "We will make a long row from the lake to here," {friend.he} '
-            '<said>, "and pass on {tool.a} full of water."',
+            '<said>, "and pass on [buckets|jugs|bowls|cups] of water."',
         ],
         "solve": [
             "They brought water the whole day. <Soon>, the {flower.p} lifted their heads, <colour> and <colour>.<good>",
@@ -1685,8 +1706,9 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "puppet show": {
         "wish": [
-            "<Day>, {hero} and <a_friend> <wanted> to put on a puppet show {place.at}. It was about {song}.<scene>",
-            '"Come to our puppet show {place.at}!" <cried> <a_friend>. {Hero} had sewn the puppets from '
+            "<Day>, {hero} and <a_friend> <wanted> to put on a puppet show {place:town.at}. It was about "
+            "{song}.<scene>",
+            '"Come to our puppet show {place:town.at}!" <cried> <a_friend>. {Hero} had sewn the puppets from '
             "{stuff}.<scene>",
         ],
         "try": [
@@ -1707,13 +1729,13 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     "foggy harbour": {
         "wish": [
             "<Day>, thick fog lay over the water. {Hero.s} {adult} was still out there in {colour.a} boat. {Hero} "
-            "waited {place.at}.<bad>",
+            "waited {place:water.at}.<bad>",
             "{Hero} waited for <a_friend>, who was coming across the water in {colour.a} boat. <But> the fog was "
-            "thick, and {hero.he} could hardly see the {place}.<bad>",
+            "thick, and {hero.he} could hardly see the {place:water}.<bad>",
         ],
         "try": [
             "{Hero.he} waved {hero.his} {wc} {wear}, but nobody could see it.<bad>",
-            "{Hero.he} lit {number} candles, but <weather.a> <breeze> blew them out.<bad>",
+            "{Hero.he} lit {number} candles, but <gentle.a> <breeze> blew them out.<bad>",
         ],
         "help": [
             '<meets><tells> "What cannot be seen can be heard," {hs.he} <said> <quickly>. "Take my {music}!"<thank>',
@@ -1728,9 +1750,9 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     "snowed in": {
         "wish": [
             "One {season} morning the snow was as high as the <furniture>. {Hero} <wanted> to bring <a_friend> "
-            "<taste> {food} {place.at}.<scene>",
+            "<taste> {food} {place:wild.at}.<scene>",
             "It had snowed for {number} days. {Hero} looked out and <saw> only white. <A_friend> was alone "
-            "{place.at}, without {food}.<bad>",
+            "{place:wild.at}, without {food}.<bad>",
         ],
         "try": [
             "{Hero} <went> {number} steps and sank in up to {hero.his} <nose>.<bad>",
@@ -1745,7 +1767,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
             "<So> {hero} reached the {place} and shared the {food} with {friend}. They built <big.a> snowman with "
             "{wc.a} {wear}.<good>",
             'With {stuff} under {hero.him}, {hero} got to the {place}. "{Food}!" {friend} <cheered>, and they ate '
-            "it <quickly>.<good>",
+            "everything <quickly>.<good>",
         ],
     },
     "borrowed book": {
@@ -1772,9 +1794,10 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
     },
     "boat trip": {
         "wish": [
-            "<Day>, {hero} and <a_friend> built a raft out of {stuff}. They <wanted> to sail to the {place}.<scene>",
+            "<Day>, {hero} and <a_friend> built a raft out of {stuff}. They <wanted> to sail to the "
+            "{place:water}.<scene>",
             "{Hero} had {colour.a} boat of {stuff}. <Day>, <a_friend> came along, and they sailed off to the "
-            "{place}.<scene>",
+            "{place:water}.<scene>",
         ],
         "try": [
             "<But> there was a hole in it! Water came in, and {friend} bailed it out with {friend.his} {wear}.<bad>",
@@ -1799,7 +1822,7 @@ PLOTS: dict[str, dict[str, list[Alternative]]] = {
             "{Spot} {hero} <found> {colour.a} {thing}. {Hero.he} took it to the {place} and {thing.did} it.<scene>",
         ],
         "try": [
-            "<But> then <a_friend> came, <sad> and <tired>. {Friend.he} was looking for something {colour}.<bad>",
+            "But then <a_friend> came, <sad> and <tired>. {Friend.he} was looking for something {colour}.<bad>",
             '"Have you seen {thing.a}?" <a_friend> <asked>. {Hero} hid it in {hero.his} {wear} and <felt> <sad>.<bad>',
         ],
         "help": [
