@@ -193,7 +193,10 @@ def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) 
 def sweep(run: Path) -> None:
     """Remove what an interrupted save left behind; only for the process that holds the run."""
     for path in (run / "checkpoints").glob(".*-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:  # of LATEST or BEST
+            path.unlink(missing_ok=True)
 
 
 # --- tensors by name -------------------------------------------------------------------------------------------------

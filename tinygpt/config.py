@@ -104,7 +104,7 @@ class TrainConfig:
     beta2: float = setting(0.98, "AdamW: memory of its square", 0.0, 0.999999)
     grad_clip: float = setting(1.0, "largest gradient norm (0: no limit)", 0.0, 1e9)
     max_steps: int = setting(0, "optimizer updates (0: as many as fit in the minutes)", 0, 10**9)
-    eval_every: int = setting(0, "steps between validations (0: about 12 in a run)", 0, 10**9)
+    eval_every: int = setting(0, "steps between validations (0: 4 to 12 in a run)", 0, 10**9)
     save_every: int = setting(0, "steps between checkpoints (0: with every validation)", 0, 10**9)
     sample_every: int = setting(0, "steps between samples (0: about 4 in a run)", 0, 10**9)
     log_every: int = setting(10, "steps between records", 1, 10**9)
@@ -131,7 +131,7 @@ class DataConfig:
     """How text becomes training and validation tokens."""
 
     val_fraction: float = setting(0.1, "share of the text kept for validation", 0.0, 0.5)
-    val_max_bytes: int = setting(262_144, "largest validation text cut from your own text [bytes]", 0, 2**40)
+    val_max_bytes: int = setting(131_072, "largest validation text cut from your own text [bytes]", 0, 2**40)
     newlines: str = setting("lf", "turn CRLF into LF, or keep it", choices=("lf", "keep"))
     encoding: str = setting("auto", "encoding of the text files, e.g. cp1252 (auto: UTF-8, else detected)")
 

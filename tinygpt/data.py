@@ -70,7 +70,7 @@ def read_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
                 MISMATCH,
             )
         if header["vocab_size"] != tokenizer.vocab_size:
-            raise ValueError(f"its header names {header['vocab_size']} tokens, its tokenizer has {tokenizer.vocab_size}")
+            raise ValueError(f"its header says vocab_size {header['vocab_size']}, not {tokenizer.vocab_size}")
         ids = np.frombuffer(body, dtype=dtype)
         if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
             raise ValueError(f"it holds token {ids.max()}, but the vocabulary ends at {tokenizer.vocab_size - 1}")

@@ -63,7 +63,7 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, tokens_at_once: int = 8192) -> Score:
+def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, tokens_at_once: int = 2048) -> Score:
     """Score every token of `ids` but the first exactly once, in consecutive windows of block_size.
 
     A token sees the earlier tokens of its own window only, the same context it is trained with.

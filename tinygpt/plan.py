@@ -30,7 +30,8 @@ DEFAULT_MINUTES = 3.0
 SMALL_TEXT_BYTES = 100_000  # below this the smallest size: anything larger recites the text
 MOST_PASSES = 30  # over one text; beyond, the validation loss only rises
 WARMUP = 0.1  # of the steps
-EVALUATIONS = 12  # in a run, the one at step 0 included
+EVALUATIONS = (4, 12)  # fewest and most in a run, the one at step 0 included
+EVALUATION_SHARE = 0.08  # of the time, if that allows the fewest
 SAMPLES = 4
 SAMPLE_TOKENS = 60
 FORWARD_SHARE = 1 / 3  # of a training step: the backward pass costs about twice the forward pass
@@ -130,6 +131,8 @@ def choose_steps(
     minutes: steps = (seconds - evaluations) / step time, at most MOST_PASSES passes over the text.
     """
     epoch = windows.count / config.train.batch_size  # steps
+    evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
+    evaluations = EVALUATIONS[1]
     chosen: dict[str, Any] = {"threads": speed.threads}
     reasons = []
     if config.train.max_steps:
@@ -139,9 +142,11 @@ def choose_steps(
     elif budget.epochs:
         steps = math.ceil(budget.epochs * epoch)
     else:
-        evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
-        usable_s = max(0.2 * 60 * budget.minutes, 60 * budget.minutes - EVALUATIONS * evaluation_s)  # type: ignore[operator]
-        steps = max(1, int(usable_s / speed.step_s))
+        assert budget.minutes is not None  # Budget sees to it
+        total_s = 60 * budget.minutes
+        affordable = int(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
+        evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
+        steps = max(1, int(max(0.5 * total_s, total_s - evaluations * evaluation_s) / speed.step_s))
         most = max(100, math.ceil(MOST_PASSES * epoch))
         if steps > most:
             reasons.append(
@@ -156,10 +161,10 @@ def choose_steps(
     if "dropout" not in given and config.preset != "tutorial":
         chosen["dropout"] = dropout_for(passes)
         reasons.append(f"dropout {chosen['dropout']:g}: the text is read {passes:.1f} times.")
-    every = max(1, math.ceil(steps / (EVALUATIONS - 1)))
-    for name, value in (("eval_every", every), ("sample_every", max(1, steps // SAMPLES))):
-        chosen[name] = getattr(config.train, name) or value
+    every = max(1, math.ceil(steps / (evaluations - 1)))
+    chosen["eval_every"] = config.train.eval_every or every
     chosen["save_every"] = config.train.save_every or chosen["eval_every"]
+    chosen["sample_every"] = config.train.sample_every or every * max(1, evaluations // SAMPLES)
     chosen["log_every"] = given.get("log_every") or max(1, min(config.train.log_every, steps // 20))
     return {name: value for name, value in chosen.items() if value != given.get(name)}, reasons
 

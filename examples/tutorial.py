@@ -1,0 +1,74 @@
+"""Build a TinyGPT in five steps, with the tutorial's names.
+
+    python examples/tutorial.py              one pass over a small corpus, a few minutes on two CPU cores
+    python examples/tutorial.py --epochs 10  the tutorial's full training
+
+Each step prints what it produced. The same in one command: tinygpt train --preset tutorial --epochs 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tinygpt.config import ModelConfig, model_config
+from tinygpt.corpus import load, tales
+from tinygpt.display import make_display
+from tinygpt.inference import generate
+from tinygpt.model import TinyGPT
+from tinygpt.plan import Budget
+from tinygpt.prepare import prepare
+from tinygpt.runs import RUNS, free_name, lock
+from tinygpt.tokenizer import BOS, EOS, train_tokenizer
+from tinygpt.train import set_up, train
+
+CORPUS = Path("data/tiny_corpus.txt")
+
+
+def main() -> None:
+    """The five steps in the tutorial's order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--megabytes", type=float, default=1.0, help="size of the corpus, if it is not there yet")
+    parser.add_argument("--steps", type=int, help="train this many steps instead of --epochs")
+    args = parser.parse_args()
+
+    print("1. Corpus: a text to learn from")
+    if not CORPUS.exists():
+        tales.write(CORPUS, n_bytes=round(args.megabytes * 1e6))
+    corpus = load([CORPUS])
+    print(f"   {CORPUS}: {corpus.report['bytes']:,} bytes, {corpus.report['documents']:,} documents")
+    print(f"   it begins: {corpus.train[0][:70]!r}")
+
+    print("2. Tokenizer: from text to numbers and back (BPE)")
+    tokenizer = train_tokenizer(corpus.train, vocab_size=model_config["vocab_size"])
+    words = "Once upon a time"
+    ids = tokenizer.encode(words)
+    print(f"   vocabulary {tokenizer.vocab_size:,}, with <bos> = {BOS} and <eos> = {EOS}")
+    print(f"   {words!r} -> {ids} -> {tokenizer.decode(ids)!r}")
+
+    print("3. Model: a decoder-only transformer")
+    # The corpus may give fewer pieces than were asked for; the model takes the number that came out.
+    config = ModelConfig.from_dict({**model_config, "vocab_size": tokenizer.vocab_size})
+    model = TinyGPT(config)
+    print(f"   {config.n_layers} decoder blocks, n_embd {config.n_embd}, {config.n_heads} heads: "
+          f"{model.parameter_count():,} parameters")  # fmt: skip
+    print(f"   untrained it writes: {generate(model, tokenizer, words, max_new_tokens=12)!r}")
+
+    print("4. Training: AdamW, batches of 32 x 128")
+    budget = Budget(steps=args.steps) if args.steps else Budget(epochs=args.epochs)
+    folder = RUNS / free_name("tutorial")
+    run, machine = prepare(folder, [CORPUS], preset="tutorial", budget=budget, say=lambda text: print(f"   {text}"))
+    with lock(folder), make_display(sys.stdout) as display:
+        session = set_up(run, machine, display)
+        display.start(folder.name, run.config.train.max_steps, run.marks)
+        train(session)
+    print(f"   saved in {folder}; best validation {session.progress.best_bpb:.3f} bits per byte")
+
+    print("5. Generation: the model writes on, one token at a time")
+    print("   " + generate(session.model, run.tokenizer, words, max_new_tokens=50))
+
+
+if __name__ == "__main__":
+    main()
