@@ -28,6 +28,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     from tinygpt.data import Windows
     from tinygpt.display import make_display
     from tinygpt.distributed import choose_machine
+    from tinygpt.plan import WARMUP
     from tinygpt.prepare import read_corpus
     from tinygpt.runs import create
     from tinygpt.tokenizer import train_tokenizer
@@ -41,8 +42,9 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     train_ids, val_ids = tokenizer.encode_documents(corpus.train), tokenizer.encode_documents(corpus.val)
     steps = max(1, round(job["tokens"] / (config.train.batch_size * config.model.block_size)))
     settled = {
-        **settings, "vocab_size": tokenizer.vocab_size, "max_steps": steps, "warmup_steps": settings.get("warmup_steps", max(1, steps // 50)),
-        "eval_every": max(1, steps // job["evaluations"]), "save_every": steps, "sample_every": 10**9, "log_every": steps,
+        "warmup_steps": round(WARMUP * steps), **settings, "vocab_size": tokenizer.vocab_size, "max_steps": steps,
+        "eval_every": max(1, steps // job["evaluations"]), "save_every": steps, "sample_every": 10**9,
+        "log_every": steps,
     }  # fmt: skip
     config = make_config(preset, settled)
     passes = steps * config.train.batch_size / Windows(train_ids, config.model.block_size, 0).count
@@ -57,7 +59,8 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     curve = [(r["step"], r["val_bpb"]) for r in evals if r["kind"] == "eval"]
     return {
         **job, "text": Path(job["text"]).name, "steps": steps, "passes": round(passes, 2), "bpb": curve[-1][1],
-        "best": min(v for _, v in curve), "curve": curve, "parameters": session.model.parameter_count(), "seconds": round(seconds, 1),
+        "best": min(v for _, v in curve), "curve": curve, "parameters": session.model.parameter_count(),
+        "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
@@ -89,7 +92,10 @@ def main() -> None:
                 with Path(args.out).open("a") as file:
                     file.write(json.dumps(result) + "\n")
     texts = [Path(text).name for text in args.text]
-    print(f"{'bits per byte after ' + format(args.tokens, '.3g') + ' tokens':<46}" + "".join(f"{t[:20]:>22}" for t in texts))
+    print(
+        f"{'bits per byte after ' + format(args.tokens, '.3g') + ' tokens':<46}"
+        + "".join(f"{t[:20]:>22}" for t in texts)
+    )
     for arm in dict.fromkeys(r["arm"] for r in results):
         cells = []
         for text in texts:
@@ -97,7 +103,9 @@ def main() -> None:
             spread = statistics.stdev(found) if len(found) > 1 else 0.0
             cells.append(f"{statistics.mean(found):.4f} ± {spread:.4f}")
         mine = [r for r in results if r["arm"] == arm]
-        print(f"{arm:<46}" + "".join(f"{cell:>22}" for cell in cells), f"  {mine[0]['parameters'] / 1e6:.2f}M  {statistics.median(r['seconds'] for r in mine):.0f} s")  # fmt: skip
+        seconds = statistics.median(r["seconds"] for r in mine)
+        row = "".join(f"{cell:>22}" for cell in cells)
+        print(f"{arm:<46}{row}  {mine[0]['parameters'] / 1e6:.2f}M  {seconds:.0f} s")
 
 
 if __name__ == "__main__":

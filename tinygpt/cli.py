@@ -49,6 +49,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def main() -> None:
     """Run the command line; every expected failure is one sentence and a documented exit code (errors.py)."""
+    # Threads that wait for each other by spinning bring two busy cores to a crawl; this many spins cost an idle
+    # machine 5 % and give back 50 % and more on a busy one (LOG.md). Read when torch is loaded, later than this.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a cp1252 console never raises
@@ -161,7 +164,7 @@ def train_command(
             code = train(session)
     if code:
         print(f"Stopped at step {session.progress.step:,} and saved. Go on: tinygpt train --resume --run {folder.name}")
-    print(closing_report(opened, code))
+    display.say(closing_report(opened, code))
     raise typer.Exit(code)
 
 
@@ -224,7 +227,7 @@ def generate(
 def evaluate(
     run: RunArgument,
     text: Annotated[str | None, typer.Argument(help="A text to score (default: the run's validation text).")] = None,
-    tales: Annotated[int, typer.Option(min=0, help="Tales to write and parse, for a model trained on built-in tales.")] = 200,
+    tales: Annotated[int, typer.Option(min=0, help="Tales to write and parse, if trained on built-in tales.")] = 200,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:

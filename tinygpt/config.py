@@ -237,7 +237,7 @@ def check_ranges(config: Any) -> None:
     """UserError for the first field that is not of its type, not in its range or not among its choices."""
     for f in fields(config):
         value, rule = getattr(config, f.name), f.metadata
-        expected = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(f.type)]
+        expected: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(f.type)]
         if not isinstance(value, expected) or (isinstance(value, bool) and f.type != "bool"):
             raise UserError(f"{f.name}={value!r} is not of type {f.type}.")
         if rule["choices"] and value not in rule["choices"]:

@@ -26,7 +26,7 @@ from tinygpt.tokenizer import Tokenizer
 
 MAGIC = b"TINYGPT1"
 HEADER_BYTES = 512  # magic and a JSON object, padded with spaces, so that the array starts aligned
-Ids = npt.NDArray[np.unsignedinteger]
+Ids = npt.NDArray[np.integer]
 U64 = npt.NDArray[np.uint64]
 
 
@@ -121,8 +121,8 @@ def permute(index: U64, n: int, seed: int, epoch: U64) -> U64:
 class Windows:
     """The training windows of a token array: `count` per epoch, the grid shifted by a random offset each epoch.
 
-    The offset lets a token stand at every place of the context in the course of the epochs; it costs at most one
-    window's worth of tokens per epoch, at the ends. Raises UserError if there is not even one window.
+    The offset lets a token stand at every place of the context in the course of the epochs; it costs up to two
+    windows' worth of tokens per epoch, at the ends. Raises UserError if there is not even one window.
     """
 
     ids: Ids

@@ -124,17 +124,19 @@ def generate_documents(
     device, texts = model.embedding.weight.device, []
     was_training = model.training
     model.eval()
-    for first in range(0, count, batch):
-        ids = torch.full((min(batch, count - first), 1), BOS, device=device)  # (B, 1)
-        decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
-        while not ended.all() and ids.shape[1] <= max_new_tokens:
-            tokens = draw(decoder.logits(ids), ids, settings, generator)  # (B,)
-            ended |= tokens == EOS
-            ids = torch.cat((ids, tokens.to(device)[:, None]), dim=1)
-        for row in ids.tolist():
-            end = row.index(EOS) if EOS in row else len(row)
-            texts.append(tokenizer.decode(row[1:end]))
-    model.train(was_training)
+    try:
+        for first in range(0, count, batch):
+            ids = torch.full((min(batch, count - first), 1), BOS, device=device)  # (B, 1)
+            decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
+            while not ended.all() and ids.shape[1] <= max_new_tokens:
+                tokens = draw(decoder.logits(ids), ids, settings, generator)  # (B,)
+                ended |= tokens == EOS
+                ids = torch.cat((ids, tokens.to(device)[:, None]), dim=1)
+            for row in ids.tolist():
+                end = row.index(EOS) if EOS in row else len(row)
+                texts.append(tokenizer.decode(row[1:end]))
+    finally:
+        model.train(was_training)
     return texts
 
 

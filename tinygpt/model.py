@@ -221,7 +221,7 @@ def no_qk_norm(width: int) -> nn.Module:
     return nn.Identity()
 
 
-POSITIONS = {"learned": LearnedPositions, "rotary": RotaryPositions}
+POSITIONS: dict[str, type[Positions]] = {"learned": LearnedPositions, "rotary": RotaryPositions}
 NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
 NORM_PLACES = {"before": norm_before, "after": norm_after}
 FEED_FORWARDS = {"gelu": GeluFeedForward, "gelu_tanh": TanhGeluFeedForward, "swiglu": SwigluFeedForward}
@@ -261,7 +261,8 @@ class CausalAttention(nn.Module):
         k = positions.rotate(self.key_norm(k), start)
         k, v = cache.append(k, v)  # (B, G, S, K)
         # A single new token (T < S) may see all S positions; otherwise T == S and the mask is the triangle.
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T == k.shape[2], enable_gqa=True)  # (B, H, T, K)
+        causal = bool(k.shape[2] == T)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)  # (B, H, T, K)
         return self.output(self.heads(y.transpose(1, 2).reshape(B, T, -1)))  # (B, T, C)
 
 
@@ -323,9 +324,9 @@ class TinyGPT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for matrix in (block.attention.output.weight, block.feed_forward.down.weight):
-                matrix.div_((2 * self.config.n_layers) ** 0.5)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+                parameter.div_((2 * self.config.n_layers) ** 0.5)
 
     def parameter_count(self) -> int:
         """Trainable numbers; a tied head counts once."""

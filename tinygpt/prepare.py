@@ -97,7 +97,7 @@ def read_corpus(sources: Sequence[str | Path], data: DataConfig, seed: int, val:
 
 
 def compare_with(corpus: Corpus, train_ids: Any, val_ids: Any, tokenizer: Any) -> tuple[dict[str, float], float | None]:
-    """Baselines and, for built-in tales, the entropy floor of the validation text [bits/byte]; {} and None without one."""
+    """Baselines and, for built-in tales, the entropy floor of the validation text [bits/byte]; {}, None without one."""
     if len(val_ids) < 2:
         return {}, None
     joined = ("\n".join(corpus.train), "\n".join(corpus.val))

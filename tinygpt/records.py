@@ -199,7 +199,7 @@ def verdict(
             )
     if train is not None and train > 0:
         gap = 100 * (last / train - 1)
-        comment = "it generalises" if gap < 10 else "some is learnt by heart" if gap < 30 else "much is learnt by heart"
+        comment = "it generalises" if gap < 10 else "learnt by heart, or the unseen text is of another kind"
         said.append(f"Training text {train:.3f}, unseen text {last:.3f}: a gap of {gap:.0f} %, {comment}.")
     if falling and not diverged:
         said.append(f"The last evaluations still fall ({recent[0]:.3f} to {recent[-1]:.3f}): more minutes would help.")

@@ -92,7 +92,7 @@ def evaluate_run(reference: str, text: str | None, tales_count: int, device: str
         scored, ids = runs.documents(run, "val"), run.val_ids
     else:
         scored = corpora.load([text], val_fraction=0.0).train
-        ids = run.tokenizer.encode_documents(scored)
+        ids = run.tokenizer.encode_documents(scored)  # type: ignore[assignment]
     result = score(model, run.tokenizer, ids, machine)
     floor = tales.floor_bits_per_byte(scored)
     written = generate_documents(model, run.tokenizer, 20, max_new_tokens=300, seed=0, temperature=0.8)
@@ -105,16 +105,19 @@ def evaluate_run(reference: str, text: str | None, tales_count: int, device: str
     }  # fmt: skip
     if run.facts["floor"] and tales_count:
         told = score_tales(model, run.tokenizer, training, tales_count)
-        reasons = [reason for _, reason in told.failures]
-        figures["tales"] = {"n": told.n, "grammatical": told.grammatical, "consistent": told.consistent, "new": told.new, "reasons": reasons}  # fmt: skip
+        figures["tales"] = {
+            "n": told.n, "grammatical": told.grammatical, "consistent": told.consistent, "new": told.new,
+            "reasons": [reason for _, reason in told.failures],
+        }  # fmt: skip
     return figures
 
 
 def eval_text(result: dict[str, Any]) -> str:
     """`tinygpt eval` as lines."""
+    r = result
     lines = [
-        f"{result['run']}, step {result['step']:,}, on {result['text']}: {result['bytes']:,} bytes, {result['tokens']:,} tokens",
-        f"  {result['bpb']:.3f} bits per byte   loss {result['loss']:.3f} nats/token   perplexity {result['perplexity']:.2f} a token",
+        f"{r['run']}, step {r['step']:,}, on {r['text']}: {r['bytes']:,} bytes, {r['tokens']:,} tokens",
+        f"  {r['bpb']:.3f} bits per byte   loss {r['loss']:.3f} nats/token   perplexity {r['perplexity']:.2f} a token",
     ]
     marks = {**result["baselines"], **({"floor": result["floor"]} if result["floor"] else {})}
     lines += ["  to compare [bits per byte]:"] + ["  " + row for row in comparison(result["bpb"], marks)]
@@ -156,7 +159,8 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
         })  # fmt: skip
     different = [name for name in settings[0] if len({repr(s[name]) for s in settings}) > 1]
     same_text = len({row["validation_sha256"] for row in rows}) == 1
-    return {"runs": rows, "settings": {name: [s[name] for s in settings] for name in different}, "same_validation_text": same_text}  # fmt: skip
+    differing = {name: [s[name] for s in settings] for name in different}
+    return {"runs": rows, "settings": differing, "same_validation_text": same_text}
 
 
 def compare_text(result: dict[str, Any]) -> str:
@@ -174,7 +178,8 @@ def compare_text(result: dict[str, Any]) -> str:
         *([name, *(str(value) for value in values)] for name, values in result["settings"].items()),
     ]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    lines = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]) for line in table]  # fmt: skip
+    padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in table]
+    lines = ["  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(table, padded, strict=True)]
     known = [row for row in rows if row["val_bpb"] is not None]
     if not result["same_validation_text"]:
         lines += ["", "These runs were validated on different texts: their figures do not compare."]

@@ -62,7 +62,8 @@ class Run:
 def check_name(name: str) -> str:
     """The name, or UserError if it could not be a folder under runs/ on every system."""
     if not NAME.fullmatch(name):
-        raise UserError(f"run name {name!r} must be 1-64 letters, digits, '.', '_' or '-', and begin with one of the first two.")  # fmt: skip
+        rule = "must be 1-64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
+        raise UserError(f"run name {name!r} {rule}.")
     if DEVICE_NAME.fullmatch(name):
         raise UserError(f"run name {name!r} is the name of a device on Windows; choose another.")
     return name
@@ -129,7 +130,8 @@ def open_run(folder: Path) -> tuple[Run, list[str]]:
         stored = read_json(folder / "config.json")
         version = stored["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not a run of tinygpt: config.json: {error}.", BAD_CONFIG) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{folder} is not a run of tinygpt: config.json: {reason}.", BAD_CONFIG) from None
     if version != FORMAT_VERSION:
         raise UserError(
             f"{folder} has format version {version}, this tinygpt reads version {FORMAT_VERSION}; "

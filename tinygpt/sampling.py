@@ -70,7 +70,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def penalise_repetition(logits: Tensor, context: Tensor, penalty: float) -> Tensor:
-    """Positive logits of tokens in `context` (B, T) divided by `penalty`, negative ones multiplied (Keskar et al. 2019)."""
+    """Logits of tokens in `context` (B, T): positive ones / penalty, negative ones * penalty (Keskar et al. 2019)."""
     seen = logits.gather(-1, context)  # (B, T)
     return logits.scatter(-1, context, torch.where(seen < 0, seen * penalty, seen / penalty))
 

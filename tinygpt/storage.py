@@ -45,7 +45,7 @@ def fsync_folder(folder: Path) -> None:
 
 def write_durable(path: Path, data: bytes) -> None:
     """Write a new file and fsync it; the caller renames."""
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -57,7 +57,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         write_durable(temporary, data)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -27,7 +27,7 @@ from tinygpt.inference import generate
 from tinygpt.model import TinyGPT
 from tinygpt.optim import learning_rate, make_optimizer
 from tinygpt.plan import SAMPLE_TOKENS
-from tinygpt.records import METRICS, Log, read
+from tinygpt.records import METRICS, SAMPLES, Log, read
 from tinygpt.runs import Run
 
 REFUSED_IN_A_ROW = 3  # steps whose loss or gradient is not finite before the run gives up
@@ -87,6 +87,7 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
         for sentence in [*rejected, *log.cut(progress.logs), f"Going on from step {progress.step:,}."]:
             display.say(sentence)
     elif resume:
+        log.cut({METRICS: 0, SAMPLES: 0})  # what was recorded before the first checkpoint comes again
         display.say("No checkpoint yet: starting at step 0.")
     checkpoint.sweep(run.folder)
     clock = Clock(progress.time_s, progress.step)
@@ -104,11 +105,10 @@ def train(s: Session) -> int:
         while True:
             finished = p.step >= config.max_steps or stop_early(s)
             if not signals.code:
-                look(s, finished)
-                finished = finished or stop_early(s)
+                finished = look(s, finished)
             if p.step in snapshot_steps(config.max_steps):
                 checkpoint.save_snapshot(s.run.folder, p.step, s.model)
-            if finished or signals.code or p.step % config.save_every == 0:
+            if finished or signals.code or p.step == p.best_step or p.step % config.save_every == 0:
                 save(s)
             if finished or signals.code:
                 return signals.code
@@ -171,16 +171,21 @@ def refuse_step(s: Session, loss: float, grad_norm: float) -> None:
         )
 
 
-def look(s: Session, finished: bool) -> None:
-    """Validate and let the model write, each at its interval and at the end; nothing here changes the training."""
+def look(s: Session, finished: bool) -> bool:
+    """Validate and let the model write, each at its interval and at the end; nothing here changes the weights.
+
+    Returns whether the run ends here: it was finished, or this validation was one too many without a new best.
+    """
     config, p = s.run.config.train, s.progress
     if p.looked_step == p.step:  # resumed at a step that was looked at before the stop
-        return
+        return finished
     if (finished or p.step % config.eval_every == 0) and len(s.run.val_ids) > 1:
         validate(s)
+        finished = finished or stop_early(s)
     if finished or p.step % config.sample_every == 0:
         write_sample(s)
     p.looked_step = p.step
+    return finished
 
 
 def validate(s: Session) -> None:
@@ -198,8 +203,10 @@ def validate(s: Session) -> None:
     s.log.metric(**record)
     s.display.eval(record)
     if p.step == 0:
-        knowing_nothing = math.log(s.run.config.model.vocab_size)
-        s.display.say(f"Untrained, the loss is {result.loss:.2f} nats per token; knowing nothing, ln V, is {knowing_nothing:.2f}.")
+        nothing = math.log(s.run.config.model.vocab_size)
+        s.display.say(
+            f"Untrained, the loss is {result.loss:.2f} nats per token; knowing nothing, ln V, is {nothing:.2f}."
+        )
     s.clock.lap(p.step)
 
 

@@ -218,22 +218,22 @@ def _tail(documents: list[str], sizes: list[int], wanted: int) -> tuple[list[str
     while first > 0 and sizes[first - 1] <= room:
         first -= 1
         room -= sizes[first]
-    head, end = _cut(documents[first - 1].encode(), room)
+    head, end = _cut(documents[first - 1].encode(), room, slack=wanted // 10)
     train = [*documents[: first - 1], head]
     val = [end, *documents[first:]]
     return [document for document in train if document.strip()], [document for document in val if document.strip()]
 
 
-def _cut(data: bytes, room: int) -> tuple[str, str]:
+def _cut(data: bytes, room: int, slack: int) -> tuple[str, str]:
     """A document in two, the second part about `room` bytes long.
 
     The cut lies at the last line start before that place, else at the last word start, else at a character;
-    lines and words are looked for within a tenth of `room`, so that one long line does not move everything.
+    lines and words are looked for within `slack` bytes, so that one long line does not move everything.
     """
     place = len(data) - room
     while 0 < place < len(data) and data[place] & 0xC0 == 0x80:  # inside a character
         place += 1
-    lowest = max(0, place - room // 10)
+    lowest = max(0, place - slack)
     for separator in (b"\n", b"\r", b" "):
         found = data.rfind(separator, lowest, place)
         if found >= 0:

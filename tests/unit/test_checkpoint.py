@@ -1,0 +1,353 @@
+"""Checkpoints are whole or not there: every damage is rejected with its reason, and the one before is used."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinygpt import checkpoint, storage
+from tinygpt.config import TrainConfig
+from tinygpt.errors import UserError
+from tinygpt.optim import make_optimizer
+from tinygpt.storage import canonical, sha256
+
+DIGESTS = {"tokenizer": "a" * 64, "data": "b" * 64}
+FILES = ["model.safetensors", "optim.safetensors", "state.json", "MANIFEST.json"]
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model("gpt2")
+
+
+@pytest.fixture
+def optimizer(model):
+    return trained_a_bit(model)
+
+
+def trained_a_bit(model):
+    """An optimizer with moments that are not 0."""
+    optimizer = make_optimizer(model, TrainConfig(lr=0.01))
+    for step in range(2):
+        optimizer.zero_grad()
+        model(torch.arange(8)[None] + step).square().mean().backward()
+        optimizer.step()
+    return optimizer
+
+
+@pytest.fixture
+def run(tmp_path, model, optimizer):
+    """Checkpoints of the steps 5, 10 and 15; 10 is the best."""
+    for step in (5, 10, 15):
+        save(tmp_path, step, model, optimizer, best=step == 10)
+    return tmp_path
+
+
+def save(run, step, model, optimizer, best=False):
+    return checkpoint.save(run, step, model, optimizer, {"time_s": step / 10}, DIGESTS, best)
+
+
+def folder(run, step):
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def flip(path, place=-2):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def rewrite_manifest(path, **changes):
+    """A manifest that is consistent in itself, as another version of the package would write it."""
+    manifest = json.loads((path / "MANIFEST.json").read_bytes())
+    manifest.pop("sha256")
+    manifest |= changes
+    manifest["sha256"] = sha256(canonical(manifest))
+    (path / "MANIFEST.json").write_bytes(canonical(manifest))
+
+
+# --- round trip ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["tutorial", "gpt2", "modern"])
+def test_weights_and_optimizer_come_back_bit_for_bit(tmp_path, make_model, preset):
+    model = make_model(preset, seed=1)
+    optimizer = trained_a_bit(model)
+    save(tmp_path, 7, model, optimizer)
+    loaded, rejected = checkpoint.load(tmp_path, "last", DIGESTS)
+    assert (loaded.name, loaded.step, loaded.state, rejected) == ("step-00000007", 7, {"step": 7, "time_s": 0.7}, [])
+    other = make_model(preset, seed=2)
+    fresh = make_optimizer(other, TrainConfig(lr=0.01))
+    checkpoint.load_model(other, loaded.model)
+    checkpoint.load_optimizer(other, fresh, loaded.optim)
+    for m, o in ((model, optimizer), (other, fresh)):  # and both go on alike
+        o.zero_grad()
+        m(torch.arange(9)[None]).square().mean().backward()
+        o.step()
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert all(torch.equal(optimizer.state[a][key], fresh.state[b][key]) for key in optimizer.state[a]), name
+        assert set(optimizer.state[a]) == set(fresh.state[b]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_a_tied_head_is_stored_once(run):
+    loaded = checkpoint.load(run)[0]
+    assert "head.weight" not in loaded.model and "embedding.weight" in loaded.model
+
+
+def test_only_plain_files_are_written(run):
+    assert sorted(p.name for p in folder(run, 5).iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == sorted(
+        ["BEST", "LATEST", "step-00000005", "step-00000010", "step-00000015"]
+    )
+
+
+def test_which_checkpoint(run):
+    assert checkpoint.load(run)[0].step == 15
+    assert checkpoint.load(run, "best")[0].step == 10
+    assert checkpoint.load(run, "5")[0].step == 5
+    with pytest.raises(UserError, match=r"no checkpoint of step 7 \(steps there: 15, 10, 5\)") as error:
+        checkpoint.load(run, "7")
+    assert error.value.exit_code == 72
+
+
+def test_best_falls_back_to_the_newest(run):
+    (run / "checkpoints" / "BEST").unlink()
+    assert checkpoint.load(run, "best")[0].step == 15
+    (run / "checkpoints" / "BEST").write_text("step-00000099\n")
+    assert checkpoint.load(run, "best")[0].step == 15
+    (run / "checkpoints" / "BEST").write_text("step-00000010\n")
+    flip(folder(run, 10) / "state.json")
+    loaded, rejected = checkpoint.load(run, "best")
+    assert loaded.step == 15 and len(rejected) == 1 and "step-00000010" in rejected[0]
+
+
+def test_weights_of_another_shape_are_exit_66(run, make_model):
+    tensors = checkpoint.load(run)[0].model
+    for other in (make_model("modern"), make_model("gpt2", n_layers=3), make_model("gpt2", d_ff=64)):
+        with pytest.raises(UserError, match="weights do not fit the model") as error:
+            checkpoint.load_model(other, tensors)
+        assert error.value.exit_code == 66
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def rejected_because(run, words):
+    """The newest is rejected in a sentence with `words`, and the one before it is used."""
+    loaded, rejected = checkpoint.load(run, "last", DIGESTS)
+    assert loaded.step == 10 and len(rejected) == 1
+    assert rejected[0].startswith("step-00000015 is not usable: ") and words in rejected[0]
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_a_flipped_bit(run, name):
+    for place in (0, 100, -2):
+        flip(folder(run, 15) / name, place % (folder(run, 15) / name).stat().st_size)
+        rejected_because(run, f"{name} is damaged")
+        flip(folder(run, 15) / name, place % (folder(run, 15) / name).stat().st_size)
+    assert checkpoint.load(run)[0].step == 15
+
+
+def test_any_flipped_byte_of_the_manifest(run):
+    path = folder(run, 15) / "MANIFEST.json"
+    good = path.read_bytes()
+    for place in range(0, len(good), 3):
+        flip(path, place)
+        loaded, rejected = checkpoint.load(run)
+        assert loaded.step == 10 and len(rejected) == 1, place
+        path.write_bytes(good)
+    assert checkpoint.load(run)[0].step == 15
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("keep", [0, 0.5, -1])
+def test_truncation(run, name, keep):
+    path = folder(run, 15) / name
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if keep >= 0 else keep])
+    rejected_because(run, name if name != "MANIFEST.json" else "")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file(run, name):
+    (folder(run, 15) / name).unlink()
+    rejected_because(run, name)
+
+
+def test_a_file_swapped_for_a_link_is_not_followed(run):
+    path = folder(run, 15) / "model.safetensors"
+    path.rename(run / "elsewhere")
+    path.symlink_to(run / "elsewhere")
+    rejected_because(run, "model.safetensors is missing")
+
+
+def test_a_renamed_folder(run):
+    """A checkpoint copied to another number would make a run go on at the wrong step."""
+    folder(run, 15).rename(folder(run, 16))
+    loaded, rejected = checkpoint.load(run)
+    assert loaded.step == 10 and "step-00000016 is not usable: its manifest belongs to step 15" in rejected[0]
+
+
+def test_another_format_version(run):
+    rewrite_manifest(folder(run, 15), format_version=2)
+    rejected_because(run, "format version 2, this tinygpt reads 1")
+
+
+@pytest.mark.parametrize("changes", [{"files": {}}, {"files": None}, {"step": "x"}, {"step": 14}])
+def test_a_manifest_that_agrees_with_itself_alone(run, changes):
+    rewrite_manifest(folder(run, 15), **changes)
+    rejected_because(run, "")
+
+
+def test_none_valid_is_exit_72_with_every_reason(run):
+    for step in (5, 10, 15):
+        flip(folder(run, step) / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        checkpoint.load(run)
+    assert error.value.exit_code == 72
+    assert str(error.value).count("model.safetensors is damaged") == 3
+
+
+def test_no_checkpoint_at_all_is_exit_72(tmp_path):
+    with pytest.raises(UserError, match=r"no valid checkpoint \(steps there: none\)") as error:
+        checkpoint.load(tmp_path)
+    assert error.value.exit_code == 72
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "data"])
+def test_other_data_or_tokenizer_is_exit_66_with_both_digests(run, name):
+    """No falling back here: an older checkpoint belongs to the same other data."""
+    with pytest.raises(UserError) as error:
+        checkpoint.load(run, "last", {**DIGESTS, name: "c" * 64})
+    assert error.value.exit_code == 66
+    assert DIGESTS[name][:12] in str(error.value) and "c" * 12 in str(error.value) and name in str(error.value)
+
+
+# --- pruning ---------------------------------------------------------------------------------------------------------
+
+
+def test_three_newest_and_the_best_are_kept(tmp_path, model, optimizer):
+    for step in range(10, 110, 10):
+        save(tmp_path, step, model, optimizer, best=step in (20, 40))
+    names = [p.name for p in checkpoint.step_folders(tmp_path / "checkpoints")]
+    assert names == [f"step-{step:08d}" for step in (100, 90, 80, 40)]
+
+
+def test_snapshots_are_never_pruned(tmp_path, model, optimizer):
+    for step in range(6):
+        checkpoint.save_snapshot(tmp_path, step, model)
+        save(tmp_path, step, model, optimizer)
+    assert len(list((tmp_path / "snapshots").iterdir())) == 6
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Not an Exception: no handler of the package may swallow it."""
+
+
+def kill_at(monkeypatch, nth, hard):
+    """Raise at the nth durable write, half of it written; `hard`: nothing is tidied up, as after SIGKILL."""
+    count = 0
+    real = storage.write_durable
+
+    def dying(path, data):
+        nonlocal count
+        count += 1
+        if count == nth:
+            path.write_bytes(data[: len(data) // 2])
+            raise Killed
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_durable", dying)
+    monkeypatch.setattr(storage, "write_durable", dying)
+    if hard:
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(run, model, optimizer, monkeypatch, nth, hard):
+    """Six durable writes: three files, the manifest, LATEST, BEST; dead at each of them in turn."""
+    before = checkpoint.load(run)[0]
+    with monkeypatch.context() as patch:
+        kill_at(patch, nth, hard)
+        with pytest.raises(Killed):
+            save(run, 20, model, optimizer, best=True)
+    loaded, rejected = checkpoint.load(run, "last", DIGESTS)
+    assert rejected == []
+    assert loaded.step == (15 if nth <= 4 else 20)
+    if nth <= 4:
+        assert all(torch.equal(before.model[name], loaded.model[name]) for name in before.model)
+        assert checkpoint.load(run, "best")[0].step == 10
+        assert hard or not list((run / "checkpoints").glob(".*"))
+    checkpoint.sweep(run)
+    assert not list((run / "checkpoints").glob(".*"))
+    save(run, 20, model, optimizer, best=True)  # and the next save works
+    assert checkpoint.load(run, "best")[0].step == 20
+
+
+def test_there_are_six_durable_writes(run, model, optimizer, monkeypatch):
+    """The test above would miss a write that is added."""
+    count = []
+    real = storage.write_durable
+    for module in (checkpoint, storage):
+        monkeypatch.setattr(module, "write_durable", lambda path, data: count.append(path.name) or real(path, data))
+    save(run, 20, model, optimizer, best=True)
+    assert len(count) == 6 and count[3] == "MANIFEST.json"
+
+
+def test_a_kill_while_pruning_leaves_no_half_checkpoint(run, model, optimizer, monkeypatch):
+    """Deleting file by file under its own name would leave a folder that looks like a checkpoint."""
+    removed = []
+
+    def dying(path, **_):
+        (path / "MANIFEST.json").unlink()
+        removed.append(path.name)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", dying)
+        with pytest.raises(Killed):
+            save(run, 20, model, optimizer)
+    assert removed and checkpoint.load(run) and checkpoint.load(run)[0].step == 20
+    assert [p.name for p in checkpoint.step_folders(run / "checkpoints")] == [
+        "step-00000020", "step-00000015", "step-00000010",
+    ]  # fmt: skip
+    checkpoint.sweep(run)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_saving_a_step_again_replaces_it(run, model, optimizer):
+    """After a fall-back to an older checkpoint the same steps are reached and saved once more."""
+    with torch.no_grad():
+        model.embedding.weight.add_(1)
+    save(run, 15, model, optimizer)
+    loaded, rejected = checkpoint.load(run)
+    assert rejected == [] and torch.equal(loaded.model["embedding.weight"], model.embedding.weight)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_a_full_disk_is_an_oserror_and_loses_nothing(run, model, optimizer, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_durable", full)
+        with pytest.raises(OSError, match="No space"):
+            save(run, 20, model, optimizer)
+    assert checkpoint.load(run)[0].step == 15 and not list((run / "checkpoints").glob(".*"))
+
+
+def test_nothing_is_unpickled(run):
+    """A pickle under a checkpoint's name is rejected by its digest, before anybody reads it."""
+    buffer = io.BytesIO()
+    torch.save({}, buffer)
+    (folder(run, 15) / "model.safetensors").write_bytes(buffer.getvalue())
+    rejected_because(run, "model.safetensors has")

@@ -1,0 +1,201 @@
+"""The plan as arithmetic: an injected speed in, steps and reasons out; what the user gave stays."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from tinygpt.config import make_config
+from tinygpt.data import Windows
+from tinygpt.errors import UserError
+from tinygpt.plan import (
+    DEFAULT_MINUTES,
+    MOST_PASSES,
+    WARMUP,
+    Budget,
+    Speed,
+    choose_shape,
+    choose_steps,
+    dropout_for,
+    expected_seconds,
+    fit_block_size,
+)
+
+SPEED = Speed(step_s=0.1, threads=2, tokens_per_s=10_000.0)
+
+
+def plan(budget, speed=SPEED, windows=100_000, val_tokens=0, preset="modern", **given):
+    """(chosen, reasons) for a text of so many windows of 256 tokens; batches of 16."""
+    config = make_config(preset, {"block_size": 256, "batch_size": 16, **given})
+    text = Windows(np.zeros((windows + 1) * 256 + 1, dtype=np.uint8), 256, 0)
+    assert text.count == windows
+    return choose_steps(config, budget, speed, text, val_tokens, given)
+
+
+# --- the budget ------------------------------------------------------------------------------------------------------
+
+
+def test_no_budget_is_the_default_minutes():
+    assert Budget().minutes == DEFAULT_MINUTES
+    assert Budget(steps=5).minutes is None
+
+
+@pytest.mark.parametrize("two", [{"minutes": 3, "steps": 5}, {"steps": 5, "epochs": 1.0}, {"minutes": 1, "epochs": 2}])
+def test_two_budgets_exclude_each_other(two):
+    with pytest.raises(UserError) as error:
+        Budget(**two)
+    assert "exclude each other" in str(error.value) and all(f"--{name}" in str(error.value) for name in two)
+
+
+@pytest.mark.parametrize("name", ["minutes", "steps", "epochs"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 10**12])
+def test_budgets_that_are_none_are_refused(name, value):
+    with pytest.raises(UserError, match=f"--{name} .* must be above 0"):
+        Budget(**{name: value})
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def test_minutes_become_steps_by_the_measured_speed():
+    """60 s at 0.1 s a step, nothing to validate: 600 steps."""
+    assert plan(Budget(minutes=1))[0]["max_steps"] == 600
+    assert plan(Budget(minutes=1), dataclasses.replace(SPEED, step_s=0.25))[0]["max_steps"] == 240
+
+
+def test_validations_take_their_time_off():
+    """12 of them, at a third of the time of training as many tokens: 12 * 6000 / 10000 / 3 = 2.4 s, 24 steps."""
+    chosen, _ = plan(Budget(minutes=1), val_tokens=6000)
+    assert (chosen["max_steps"], chosen["eval_every"]) == (576, 53)
+
+
+def test_long_validations_come_less_often():
+    """Half a second each: 9 fit into 8 % of a minute; they take 4.5 s, 45 steps."""
+    chosen, _ = plan(Budget(minutes=1), val_tokens=15_000)
+    assert (chosen["max_steps"], chosen["eval_every"]) == (555, 70)
+
+
+def test_training_keeps_half_of_the_time():
+    """A huge validation text must not leave a budget of nothing, or below."""
+    chosen, _ = plan(Budget(minutes=1), val_tokens=10**8)
+    assert (chosen["max_steps"], chosen["eval_every"]) == (300, 100)
+
+
+def test_at_least_one_step():
+    assert plan(Budget(minutes=1), dataclasses.replace(SPEED, step_s=1000.0))[0]["max_steps"] == 1
+
+
+def test_steps_are_steps_and_epochs_are_passes():
+    assert plan(Budget(steps=77))[0]["max_steps"] == 77
+    assert plan(Budget(epochs=2), windows=160)[0]["max_steps"] == 20
+    assert plan(Budget(epochs=0.05), windows=160)[0]["max_steps"] == 1
+    assert plan(Budget(epochs=1), windows=161)[0]["max_steps"] == 11  # the last window too
+
+
+def test_a_small_text_is_not_read_for_ever():
+    """10 minutes on 160 windows would be 600 passes; the plan says so and stops at 30."""
+    chosen, reasons = plan(Budget(minutes=10), windows=160)
+    assert chosen["max_steps"] == MOST_PASSES * 10
+    assert any("max_steps 300: 10 minutes would be 600 passes" in reason for reason in reasons)
+    assert plan(Budget(minutes=10), windows=1)[0]["max_steps"] == 100  # a handful of windows: 100 steps
+
+
+def test_asked_for_passes_are_given_whatever_they_do():
+    assert plan(Budget(epochs=100), windows=160)[0]["max_steps"] == 1000
+    assert plan(Budget(steps=5000), windows=160)[0]["max_steps"] == 5000
+
+
+def test_a_given_number_of_steps_wins():
+    chosen, _ = plan(Budget(minutes=1), max_steps=42)
+    assert "max_steps" not in chosen  # what the user gave is not chosen again
+    assert chosen["warmup_steps"] == math.ceil(WARMUP * 42) and chosen["eval_every"] == 4
+
+
+# --- the rest of the schedule ----------------------------------------------------------------------------------------
+
+
+def test_warm_up_and_intervals():
+    """A share of warm-up, 12 validations with the one at step 0, 4 samples, a checkpoint with every validation."""
+    chosen, _ = plan(Budget(steps=1100))
+    assert (chosen["warmup_steps"], chosen["eval_every"], chosen["save_every"]) == (math.ceil(WARMUP * 1100), 100, 100)
+    assert (chosen["sample_every"], chosen["log_every"], chosen["threads"]) == (300, 10, 2)
+
+
+def test_the_tutorial_keeps_its_recipe():
+    chosen, reasons = plan(Budget(steps=5000), windows=160, preset="tutorial")
+    assert "dropout" not in chosen and "warmup_steps" not in chosen and reasons == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 11, 13])
+def test_tiny_runs_have_possible_intervals(steps):
+    chosen, _ = plan(Budget(steps=steps))
+    assert all(chosen[name] >= 1 for name in ("eval_every", "save_every", "sample_every", "log_every"))
+    make_config("modern", chosen)
+
+
+def test_what_is_given_stays():
+    given = {"eval_every": 7, "save_every": 3, "sample_every": 9, "dropout": 0.5, "warmup_steps": 1, "log_every": 2}
+    chosen, reasons = plan(Budget(steps=1000), windows=160, **given)
+    settled = make_config("modern", {**given, **chosen})
+    assert settled.train == dataclasses.replace(make_config("modern", given).train, max_steps=1000, threads=2)
+    assert settled.model.dropout == 0.5 and not reasons
+
+
+def test_given_as_text_stays_too():
+    """On the command line every value is text: 'log_every=2'."""
+    chosen, _ = plan(Budget(steps=1000), log_every="2", eval_every="7")
+    settled = make_config("modern", {"log_every": "2", "eval_every": "7", **chosen}).train
+    assert (settled.log_every, settled.eval_every, settled.save_every) == (2, 7, 7)
+
+
+def test_the_plan_is_a_pure_function():
+    assert plan(Budget(minutes=3), val_tokens=999) == plan(Budget(minutes=3), val_tokens=999)
+
+
+def test_dropout_by_passes():
+    assert [dropout_for(p) for p in (0.1, 2.9, 3, 9.9, 10, 500)] == [0.0, 0.0, 0.1, 0.1, 0.2, 0.2]
+    chosen, reasons = plan(Budget(epochs=5), windows=160)
+    assert chosen["dropout"] == 0.1 and "dropout 0.1: the text is read 5.0 times." in reasons
+
+
+def test_expected_time_is_the_sum_of_its_parts():
+    config = make_config("modern", {"max_steps": 100, "eval_every": 50, "sample_every": 25})
+    # 100 steps of 0.1 s; 4 validations of 3000 / 10000 / 3 s; 5 samples of 60 tokens at 2 ms
+    assert expected_seconds(config, SPEED, 3000) == pytest.approx(10 + 4 * 0.1 + 5 * 0.12)
+
+
+# --- shape -----------------------------------------------------------------------------------------------------------
+
+
+def test_small_texts_get_the_small_size():
+    chosen, reasons = choose_shape("modern", 20_000, {})
+    assert chosen["n_embd"] == 64 and "20,000 bytes" in reasons[0]
+    assert choose_shape("modern", 100_000, {}) == ({}, [])
+    assert choose_shape("tutorial", 20_000, {}) == ({}, [])
+
+
+def test_a_given_shape_is_kept():
+    chosen, _ = choose_shape("modern", 20_000, {"n_embd": 256, "vocab_size": 300})
+    assert "n_embd" not in chosen and "vocab_size" not in chosen and chosen["n_layers"] == 4
+    everything = {"n_embd": 64, "n_heads": 2, "n_layers": 4, "block_size": 128, "vocab_size": 512}
+    assert choose_shape("modern", 20_000, everything) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "expected"),
+    [(10_000, 128), (129, 128), (128, 64), (65, 64), (64, 32), (17, 16), (16, 8), (9, 8), (8, 8), (2, 8)],
+)
+def test_the_context_shrinks_to_the_text_and_says_so(n_tokens, expected):
+    block_size, reasons = fit_block_size(make_config("modern", {"block_size": 128}), n_tokens, {})
+    assert block_size == expected
+    assert (reasons == []) == (expected == 128)
+    if reasons:
+        assert f"128 -> {expected}" in reasons[0] and str(n_tokens) in reasons[0]
+    if n_tokens > 8:
+        Windows(np.zeros(n_tokens, dtype=np.uint16), block_size, 0)  # it fits
+
+
+def test_a_given_context_is_not_shrunk():
+    given = {"block_size": 128}
+    assert fit_block_size(make_config("modern", given), 50, given) == (128, [])
