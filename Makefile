@@ -7,7 +7,7 @@
 # PIP_ARGS goes to `pip install`. On Linux without a GPU this saves several GB:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 # PYTHON picks the interpreter: make demo PYTHON=/opt/python3.12/bin/python3
-# ARGS goes to `tinygpt train` or to pytest: make demo ARGS="--minutes 1"; make test ARGS="-n 2"
+# ARGS goes to `tinygpt train` or to pytest: make demo ARGS="--minutes 1"; make test ARGS="-k tokenizer"
 
 PYTHON ?=
 PIP_ARGS ?=
@@ -29,7 +29,7 @@ demo: $(VENV)/.demo
 	echo "" && echo "\$$ tinygpt generate $$run" && $(BIN)/tinygpt generate "$$run"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -43,12 +43,12 @@ clean:
 
 $(VENV)/.demo: $(VENV)/.python $(SPECIFICATION)
 	@echo "Installing tinygpt and what it needs into $(VENV) (torch is the big one) ..."
-	$(PIP) -e '.[plot]'
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python $(SPECIFICATION)
 	@echo "Installing tinygpt and its checks into $(VENV) (torch is the big one) ..."
-	$(PIP) -e '.[dev,plot]'
+	$(PIP) -e '.[dev]'
 	@touch $(VENV)/.demo $@
 
 # A `python3.12` that answers is asked for its version: a shim may be there without the interpreter behind it.

@@ -75,10 +75,11 @@ def save(
             write_durable(temporary / name, data)
         write_durable(temporary / "MANIFEST.json", canonical(manifest))
         fsync_folder(temporary)
-        if target.exists():  # left over from before a fall-back to an older checkpoint
-            discard(target)
+        former = set_aside(target) if target.exists() else None  # of an earlier session that stopped at this step
         temporary.rename(target)
         fsync_folder(folder)
+        if former:
+            shutil.rmtree(former)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -100,14 +101,12 @@ def prune(folder: Path) -> None:
     keep = {path.name for path in step_folders(folder)[:KEEP]} | {read_pointer(folder, "BEST")}
     for path in step_folders(folder):
         if path.name not in keep:
-            discard(path)
+            shutil.rmtree(set_aside(path))
 
 
-def discard(path: Path) -> None:
-    """Rename, then delete: a half-deleted checkpoint never bears a checkpoint's name."""
-    doomed = path.with_name(f".del-{path.name}-{os.getpid()}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+def set_aside(path: Path) -> Path:
+    """Rename before deleting: a half-deleted checkpoint never bears a checkpoint's name."""
+    return path.rename(path.with_name(f".del-{path.name}-{os.getpid()}"))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -123,7 +122,7 @@ def step_folders(folder: Path) -> list[Path]:
 def read_pointer(folder: Path, name: str) -> str | None:
     """The folder name in LATEST or BEST, or None."""
     path = folder / name
-    return path.read_text().strip() if path.is_file() else None
+    return path.read_text(errors="replace").strip() if path.is_file() else None
 
 
 def verify(path: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import tinygpt
-from tinygpt.errors import INTERRUPTED, IO_ERROR, USAGE, UserError, did_you_mean
+from tinygpt.errors import INTERRUPTED, IO_ERROR, OUT_OF_MEMORY, USAGE, UserError, did_you_mean
 
 
 class Commands(TyperGroup):
@@ -62,6 +62,13 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}.", IO_ERROR)
+    except (MemoryError, RuntimeError) as error:  # torch says it with a RuntimeError
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        fail(
+            "out of memory; use a smaller n_embd, n_layers or batch_size, or micro_batch=1 with the same batch.",
+            OUT_OF_MEMORY,
+        )
     except Exception as error:  # typer's own: a word or a value that no command takes
         if not hasattr(error, "format_message"):
             raise
@@ -86,7 +93,16 @@ def fail(sentence: str, exit_code: int) -> None:
 
 def show(value: Any, text: str, as_json: bool) -> None:
     """One result, for programs or for people."""
-    print(json.dumps(value, ensure_ascii=False, indent=1) if as_json else text)
+    if as_json:  # any console can show ASCII, and an escape that it must make itself would not be JSON
+        text = json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower() not in ("utf-8", "utf8"), indent=1)
+    print(text)
+
+
+def read_stdin() -> str:
+    """Standard input as text: UTF-8 or what it is found to be, whatever the locale says."""
+    from tinygpt.corpus.encodings import decode
+
+    return decode(sys.stdin.buffer.read(), "standard input")[0]
 
 
 def version(wanted: bool) -> None:
@@ -109,7 +125,7 @@ def train_command(
     minutes: Annotated[float | None, typer.Option(help="Train about this long (default 3).")] = None,
     steps: Annotated[int | None, typer.Option(help="Train this many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Train this many passes over the text.")] = None,
-    preset: Annotated[str, typer.Option(help="Architecture: tutorial, gpt2 or modern.")] = "modern",
+    preset: Annotated[str | None, typer.Option(help="Architecture: tutorial, gpt2 or modern (the default).")] = None,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run (default: from the text).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run named by --run, else the newest.")] = False,
     val: Annotated[str | None, typer.Option(help="Validation text of your own, instead of a part of TEXT.")] = None,
@@ -122,7 +138,7 @@ def train_command(
     max_steps eval_every save_every log_every seed device ... (a wrong name lists them all).
     """
     from tinygpt import runs
-    from tinygpt.config import parse_assignments, read_toml, user_defaults
+    from tinygpt.config import DEFAULT_PRESET, parse_assignments, read_toml, user_defaults
     from tinygpt.display import make_display
     from tinygpt.distributed import choose_machine
     from tinygpt.plan import Budget
@@ -134,7 +150,7 @@ def train_command(
     texts = [word for word in words or [] if "=" not in word or Path(word).exists()]
     assigned = parse_assignments([word for word in words or [] if word not in texts])
     if resume:
-        if texts or assigned or val or config or (minutes, steps, epochs) != (None, None, None):
+        if texts or assigned or val or config or preset or (minutes, steps, epochs) != (None, None, None):
             raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
         folder = runs.resolve(runs.check_name(run))[0] if run is not None else runs.newest()
         opened, notices = runs.open_run(folder)
@@ -154,7 +170,7 @@ def train_command(
         folder = runs.RUNS / name
         runs.refuse_existing(folder)
         opened, machine = prepare(
-            folder, sources, preset=preset, given=given, budget=budget, val=val, say=display.say,
+            folder, sources, preset=preset or DEFAULT_PRESET, given=given, budget=budget, val=val, say=display.say,
             command=shlex.join(["tinygpt", *sys.argv[1:]]),
         )  # fmt: skip
     with runs.lock(folder):
@@ -198,7 +214,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     loaded, model, checkpoint, notices = runs.load(run)
     model.to(choose_machine(TrainConfig(device=device)).device)
-    prompt = sys.stdin.read() if prompt == "-" else prompt
+    prompt = read_stdin() if prompt == "-" else prompt
     length, block_size = len(encode_prompt(loaded.tokenizer, prompt)), model.config.block_size
     if length + max_new_tokens > block_size:
         notices = [*notices, f"prompt ({length:,} tokens) and answer go beyond the context of {block_size} tokens: "
@@ -234,7 +250,11 @@ def evaluate(
     """Bits per byte on unseen text beside simpler models, copying, and the quality of tales."""
     from tinygpt.report import eval_text, evaluate_run
 
+    if sys.stderr.isatty():
+        print("Scoring, and letting the model write; this can take a minute or two ...", file=sys.stderr)
     result = evaluate_run(run, text, tales, device)
+    for notice in result["notices"]:
+        print(f"Note: {notice}", file=sys.stderr)
     show(result, eval_text(result), as_json)
 
 
@@ -256,11 +276,15 @@ def corpus(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where a named corpus goes.")] = None,
     megabytes: Annotated[float | None, typer.Option(help="How much of it, for tales (4) and tinystories (10).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Another seed tells other tales.")] = 0,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of FILE, e.g. cp1252 (default: UTF-8, else detected).")] = None,
+    newlines: Annotated[str | None, typer.Option(help="lf reads CRLF in FILE as LF (default), keep keeps it.")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write or download a named corpus, or report what is in a text of your own."""
+    from tinygpt.config import DataConfig
     from tinygpt.corpus import load, report_text
     from tinygpt.corpus.named import NAMES, write_named
+    from tinygpt.corpus.progress import ProgressLine
     from tinygpt.prepare import DEFAULT_CORPUS
 
     target = Path(source)
@@ -270,12 +294,16 @@ def corpus(
     if (source not in NAMES or target.exists()) and (output, megabytes) != (None, None):
         raise UserError(f"-o and --megabytes go with a named corpus ({', '.join(NAMES)}); {source} is only read.")
     if source in NAMES and not target.exists():
+        if (encoding, newlines) != (None, None):
+            raise UserError(f"--encoding and --newlines go with a text of your own; {source} is UTF-8 with LF.")
         target = output or DEFAULT_CORPUS
         if target.exists():
             raise UserError(f"{target} exists and is not overwritten; choose another with -o FILE, or remove it.")
-        write_named(source, target, megabytes=megabytes, seed=seed)
+        with ProgressLine(source, sys.stderr) as line:
+            write_named(source, target, megabytes=megabytes, seed=seed, progress=line, notify=line.say)
         print(f"Wrote {target} ({target.stat().st_size / 1e6:.2f} MB).", file=sys.stderr)
-    result = load([str(target) if source in NAMES else source])
+    text = str(target) if source in NAMES else source
+    result = load([text], encoding=encoding, newlines=newlines or DataConfig.newlines)
     show(result.report, report_text(result.report), as_json)
 
 
@@ -291,7 +319,7 @@ def inspect_tokens(
     from tinygpt.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(resolve(run)[0] / "tokenizer.json")
-    result = tokens(tokenizer, sys.stdin.read() if text == "-" else text)
+    result = tokens(tokenizer, read_stdin() if text == "-" else text)
     show(result, render(result), as_json)
 
 
@@ -302,8 +330,8 @@ def doctor(
 ) -> None:  # fmt: skip
     """What this machine offers, or whether a run is whole and what a resume would do."""
     from tinygpt.doctor import doctor_text, examine_machine, examine_run
-    from tinygpt.runs import resolve
+    from tinygpt.runs import resolve_whole
 
-    result = examine_run(resolve(run)[0]) if run else examine_machine()
+    result = examine_run(resolve_whole(run)) if run else examine_machine()
     show(result, doctor_text(result), as_json)
     raise typer.Exit(result.get("exit_code", 0))

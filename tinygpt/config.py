@@ -109,7 +109,7 @@ class TrainConfig:
     sample_every: int = setting(0, "steps between samples (0: about 4 in a run)", 0, 10**9)
     log_every: int = setting(10, "steps between records", 1, 10**9)
     patience: int = setting(0, "stop after this many validations without a new best (0: never)", 0, 10**6)
-    seed: int = setting(0, "decides weights, order of the data, dropout and samples", 0, 2**31 - 1)
+    seed: int = setting(0, "decides first weights, order of the data, dropout and samples", 0, 2**31 - 1)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("auto", "number format of the products", choices=("auto", "fp32", "bf16"))
     threads: int = setting(0, "CPU threads (0: probed)", 0, 1024)
@@ -130,6 +130,7 @@ class TrainConfig:
 class DataConfig:
     """How text becomes training and validation tokens."""
 
+    split_seed: int = setting(0, "decides which documents are kept for validation", 0, 2**31 - 1)
     val_fraction: float = setting(0.1, "share of the text kept for validation", 0.0, 0.5)
     val_max_bytes: int = setting(131_072, "largest validation text cut from your own text [bytes]", 0, 2**40)
     newlines: str = setting("lf", "turn CRLF into LF, or keep it", choices=("lf", "keep"))
@@ -154,7 +155,7 @@ QWEN3 = {"positions": "rotary", "norm": "rmsnorm", "norm_place": "before", "feed
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tutorial": {
         "model": dict(model_config),
-        # The tutorial's recipe: AdamW with PyTorch's other defaults, a constant rate, nothing clipped.
+        # The tutorial's recipe: AdamW with PyTorch's decay and betas, a constant rate, nothing clipped.
         "train": {
             "batch_size": 32, "lr": 3e-4, "weight_decay": 0.01, "warmup_steps": 0, "decay": 0.0,
             "beta2": 0.999, "grad_clip": 0.0,
@@ -170,8 +171,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 DEFAULT_PRESET = "modern"
+TEMPERATURE = 0.8  # of texts drawn for people: during training, in reports, by default on the command line
 
-# Widths and depths of the dial, small to large; every width is a multiple of 64 (docs/design.md, section 3).
+# A family of sizes, small to large, every width a multiple of 64; the planner takes pico for very small texts.
 SIZES: dict[str, dict[str, int]] = {
     "pico": {"n_embd": 64, "n_heads": 2, "n_layers": 4, "block_size": 128, "vocab_size": 512},
     "nano": {"n_embd": 128, "n_heads": 4, "n_layers": 4, "block_size": 256, "vocab_size": 1024},

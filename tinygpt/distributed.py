@@ -29,21 +29,33 @@ class Machine:
         """bf16 matrix products where `bf16` is set, else nothing."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
-    def synchronize(self) -> None:
-        """Wait until the device has done what was asked, so that clocks measure work and not queueing."""
-        if self.device.type != "cpu":
-            getattr(torch, self.device.type).synchronize()
-
 
 def available_devices() -> dict[str, str]:
-    """Device type -> its name, the fastest first; the CPU is always there."""
+    """Device type -> its name, the fastest first; the CPU is always there. A GPU that cannot add up is left out."""
     found = {}
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and works("cuda"):
         found["cuda"] = torch.cuda.get_device_name()
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and works("mps"):
         found["mps"] = "Apple GPU"
-    found["cpu"] = f"{torch.get_num_threads()} threads"
+    cores = cpu_cores()
+    found["cpu"] = f"{cores} core{'s' * (cores != 1)}"
     return found
+
+
+def works(device: str) -> bool:
+    """Whether the installed torch has code for this device: it may be too old for the GPU, or the GPU for it."""
+    try:
+        return bool(torch.ones(2, 2, device=device).matmul(torch.ones(2, 2, device=device)).sum().item() == 8)
+    except RuntimeError:
+        return False
+
+
+def cpu_cores() -> int:
+    """Cores this process may use; OMP_NUM_THREADS, if it begins with a number, is honoured."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_machine(config: TrainConfig) -> Machine:
@@ -51,7 +63,7 @@ def choose_machine(config: TrainConfig) -> Machine:
 
     Raises UserError if the device or the format asked for is not there, or if this is one of several ranks.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise UserError("training on several ranks is not built yet; start one process without torchrun.", BAD_CONFIG)
     found = available_devices()
     if config.device != "auto" and config.device not in found:

@@ -18,7 +18,7 @@ from tinygpt.distributed import available_devices, choose_machine
 from tinygpt.errors import UserError
 from tinygpt.runs import open_run
 
-OPTIONAL = {"pyarrow": "reading .parquet", "transformers": "checking exports", "matplotlib": "PNG plots"}
+OPTIONAL = {"pyarrow": "reading .parquet"}
 
 
 def examine_machine() -> dict[str, Any]:
@@ -54,15 +54,17 @@ def examine_run(folder: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             result["checkpoints"].append({"name": path.name, "valid": False, "reason": str(error)})
             result["problems"].append(f"{path.name}: {error}")
+    exit_code = 0
     for purpose, which in (("resume", "last"), ("read", "best")):
         try:
             result[purpose] = checkpoint.load(folder, which, run.digests)[0].name
         except UserError as error:
-            result[purpose] = None
-            result["problems"].append(str(error))
+            result[purpose], exit_code = None, error.exit_code
+            if str(error) not in result["problems"]:  # mostly both are refused for one reason
+                result["problems"].append(str(error))
     leftovers = [path.name for path in (folder / "checkpoints").glob(".*-*")]
     result["problems"] += [f"left over from an interrupted save: {name}" for name in leftovers]
-    return {**result, "max_steps": run.config.train.max_steps, "exit_code": 0 if result["resume"] else 72}
+    return {**result, "max_steps": run.config.train.max_steps, "exit_code": exit_code}
 
 
 def doctor_text(result: dict[str, Any]) -> str:

@@ -22,6 +22,8 @@ BAD_CONFIG = 78  # a stored configuration that cannot be used
 INTERRUPTED = 130  # Ctrl-C
 TERMINATED = 143  # SIGTERM
 
+PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".dill", ".ckpt", ".bin", ".joblib")  # may run code when opened
+
 
 class UserError(ValueError):
     """A mistake that the user can mend; the text is the whole message, one sentence where possible."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import lzma
 import math
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,17 +114,22 @@ def bigram_probabilities(train: Ids, val: Ids, unigram: np.ndarray) -> np.ndarra
 
     Source: Witten and Bell 1991, method C.
     """
-    V = np.uint64(len(unigram))
-    pair = lambda ids: ids[:-1].astype(np.uint64) * V + ids[1:]  # noqa: E731
-    pairs, counts = np.unique(pair(train), return_counts=True)
-    first = (pairs // V).astype(np.int64)
-    count_a = np.bincount(first, weights=counts, minlength=len(unigram))
-    kinds_a = np.bincount(first, minlength=len(unigram))
-    place = np.minimum(np.searchsorted(pairs, pair(val)), len(pairs) - 1)
-    count_ab = np.where(pairs[place] == pair(val), counts[place], 0)
+    V = len(unigram)
+    pairs, counts = np.unique(pair_numbers(train, V), return_counts=True)
+    first = (pairs // np.uint64(V)).astype(np.int64)
+    count_a = np.bincount(first, weights=counts, minlength=V)
+    kinds_a = np.bincount(first, minlength=V)
+    wanted = pair_numbers(val, V)
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    count_ab = np.where(pairs[place] == wanted, counts[place], 0)
     a, b = val[:-1], val[1:]
     kinds = np.maximum(kinds_a[a], 1)  # an unseen previous token leaves the unigram
     return (count_ab + kinds * unigram[b]) / (count_a[a] + kinds)
+
+
+def pair_numbers(ids: Ids, V: int) -> np.ndarray:
+    """a * V + b for each token a and the token b after it, as uint64 (mixed with a signed type it would be float64)."""
+    return ids[:-1].astype(np.uint64) * np.uint64(V) + ids[1:].astype(np.uint64)
 
 
 def xz_bits_per_byte(train_text: str, val_text: str, history: int = 1 << 23) -> float:
@@ -141,10 +147,14 @@ def xz_bits_per_byte(train_text: str, val_text: str, history: int = 1 << 23) -> 
 # --- copying ---------------------------------------------------------------------------------------------------------
 
 
-def word_runs(text: str, n: int = MEMORY_WORDS) -> list[tuple[str, ...]]:
-    """All runs of n consecutive words."""
-    words = text.split()
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+def word_runs(text: str, n: int = MEMORY_WORDS) -> Iterator[tuple[str, ...]]:
+    """All runs of n consecutive words, one after the other: a long text has more of them than fit into memory."""
+    run: deque[str] = deque(maxlen=n)
+    for line in text.splitlines():
+        for word in line.split():
+            run.append(word)
+            if len(run) == n:
+                yield tuple(run)
 
 
 def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float | None:
@@ -152,9 +162,11 @@ def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float | No
 
     Held-out text has a share above 0 too (set phrases): look at both before calling it copying.
     """
-    known = {run for document in training for run in word_runs(document)}
-    runs = [run for text in texts for run in word_runs(text)]
-    return sum(run in known for run in runs) / len(runs) if runs else None
+    runs = Counter(run for text in texts for run in word_runs(text))
+    if not runs:
+        return None
+    known = {run for document in training for run in word_runs(document) if run in runs}
+    return sum(runs[run] for run in known) / runs.total()
 
 
 # --- tales -----------------------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from tinygpt.config import TrainConfig
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices alone: norms, biases have no direction to lose.
 
-    The embedding is a matrix too, but a row that is never looked up should stay where it is: no decay there.
+    Embeddings of tokens and of positions are matrices too, but a row that is never looked up should stay where it is:
+    no decay there, nor in a head that is tied to one.
     """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() >= 2 and "embedding" not in name else free).append(parameter)
+    for parameter in model.parameters():
+        (decayed if parameter.dim() >= 2 and id(parameter) not in tables else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)

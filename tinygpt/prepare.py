@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tinygpt import corpus as corpora
-from tinygpt.config import Config, DataConfig, make_config
+from tinygpt.config import DEFAULT_PRESET, Config, DataConfig, make_config
 from tinygpt.corpus import Corpus, tales
 from tinygpt.data import Windows
 from tinygpt.distributed import Machine, choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import baselines
 from tinygpt.model import TinyGPT
-from tinygpt.plan import Budget, choose_shape, choose_steps, expected_seconds, fit_block_size, measure
+from tinygpt.plan import Budget, Speed, choose_shape, choose_steps, expected_seconds, fit_block_size, measure
 from tinygpt.runs import Run, create
 from tinygpt.tokenizer import train_tokenizer
 
@@ -37,9 +39,16 @@ def default_corpus(say: Say) -> Path:
 
 
 def prepare(
-    folder: Path, sources: Sequence[str | Path], *, preset: str = "modern", given: Mapping[str, Any] | None = None,
-    budget: Budget = Budget(), val: str | Path | None = None, command: str = "", say: Say = print,  # noqa: B008
-) -> tuple[Run, Machine]:  # fmt: skip
+    folder: Path,
+    sources: Sequence[str | Path],
+    *,
+    preset: str = DEFAULT_PRESET,
+    given: Mapping[str, Any] | None = None,
+    budget: Budget = Budget(),  # noqa: B008  (frozen)
+    val: str | Path | None = None,
+    command: str = "",
+    say: Say = print,
+) -> tuple[Run, Machine]:
     """Read the sources, decide everything and write the run folder. Returns the run and where it will compute.
 
     given: overrides by field name, as on the command line; they win over preset and planner. Raises UserError for
@@ -49,7 +58,7 @@ def prepare(
     wanted = make_config(preset, given)  # settings that cannot be are refused before any work
     machine = choose_machine(wanted.train)
     say(f"Device: {machine.why}")
-    corpus = read_corpus(sources, wanted.data, wanted.train.seed, val)
+    corpus = read_corpus(sources, wanted.data, val)
     for notice in corpus.notices:
         say(f"Note: {notice}")
     say(corpus_line(corpus))
@@ -62,8 +71,9 @@ def prepare(
         f"{corpus.report['train']['bytes'] / len(train_ids):.1f} bytes each.")  # fmt: skip
     if len(train_ids) < LEAST_TOKENS:
         raise UserError(
-            f"the text is too short: {corpus.report['bytes']} bytes give {len(train_ids)} training tokens, and the "
-            f"smallest context (block_size=8) needs {LEAST_TOKENS}; use at least about 30 bytes, better 100,000.",
+            f"the text is too short: {corpora.counted(corpus.report['bytes'], 'byte')}, {len(train_ids)} training "
+            f"tokens, and the smallest context (block_size=8) needs {LEAST_TOKENS} tokens; use at least about 30 bytes, "
+            "better 100,000.",
             BAD_INPUT,
         )
     block_size, shrunk = fit_block_size(config, len(train_ids), given)
@@ -76,22 +86,24 @@ def prepare(
     steps, why_steps = choose_steps(config, budget, speed, windows, len(val_ids), given)
     config = make_config(preset, {**settled, **steps})
     expected_s = expected_seconds(config, speed, len(val_ids))
-    say(plan_line(config, windows, expected_s, speed.tokens_per_s, speed.threads))
+    with torch.device("meta"):  # shapes without memory
+        parameters = TinyGPT(config.model).parameter_count()
+    say(plan_line(config, windows, parameters, expected_s, speed))
     reasons += shrunk + why_steps
     for reason in reasons:
         say(f"  {reason}")
     facts = {
         "command": command, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.why,
         "reasons": reasons, "baselines": compared, "floor": floor, "expected_s": expected_s,
-        "parameters": TinyGPT(config.model).parameter_count(),
+        "parameters": parameters,
     }  # fmt: skip
     return create(folder, config, tokenizer, corpus.report, facts, train_ids, val_ids), machine
 
 
-def read_corpus(sources: Sequence[str | Path], data: DataConfig, seed: int, val: str | Path | None) -> Corpus:
+def read_corpus(sources: Sequence[str | Path], data: DataConfig, val: str | Path | None = None) -> Corpus:
     """The corpus as the settings ask for it."""
     return corpora.load(
-        sources, val=val, val_fraction=data.val_fraction, val_max_bytes=data.val_max_bytes, seed=seed,
+        sources, val=val, val_fraction=data.val_fraction, val_max_bytes=data.val_max_bytes, seed=data.split_seed,
         newlines=data.newlines, encoding=None if data.encoding == "auto" else data.encoding,
     )  # fmt: skip
 
@@ -115,13 +127,13 @@ def corpus_line(corpus: Corpus) -> str:
     return f"Text: {r['bytes'] / 1e6:.2f} MB in {r['documents']:,} document{'s' * (r['documents'] != 1)}; {kept}."
 
 
-def plan_line(config: Config, windows: Windows, expected_s: float, tokens_per_s: float, threads: int) -> str:
+def plan_line(config: Config, windows: Windows, parameters: int, expected_s: float, speed: Speed) -> str:
     """The plan in one paragraph: shape, work, time."""
     m, t = config.model, config.train
     passes = t.max_steps * t.batch_size / windows.count
     return (
-        f"Plan: preset {config.preset}, {TinyGPT(m).parameter_count():,} parameters (n_layers={m.n_layers} "
+        f"Plan: preset {config.preset}, {parameters:,} parameters (n_layers={m.n_layers} "
         f"n_embd={m.n_embd} n_heads={m.n_heads} block_size={m.block_size}); {t.max_steps:,} steps of "
-        f"{t.batch_size} x {m.block_size} tokens = {passes:.1f} passes; {tokens_per_s / 1e3:,.1f}k tokens/s"
-        f" on {threads} thread{'s' * (threads != 1)}: about {expected_s / 60:.1f} min."
+        f"{t.batch_size} x {m.block_size} tokens = {passes:.1f} passes; {speed.tokens_per_s / 1e3:,.1f}k tokens/s "
+        f"on {speed.threads} thread{'s' * (speed.threads != 1)}: about {expected_s / 60:.1f} min."
     )

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinygpt.errors import BAD_INPUT, UserError
+
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 _RAW_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is and a terminal or line reader obeys
 
@@ -113,21 +115,20 @@ class Log:
 def read(path: Path | str) -> list[dict[str, Any]]:
     """The records of a log, oldest first; [] if there is no such file.
 
-    A line counts once its newline is written. Raises ValueError naming the line if one before it is not a JSON object.
+    A line counts once its newline is written. Raises UserError (exit 65) naming a whole line that is no JSON object.
     """
     path = Path(path)
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(
-        path.read_bytes().split(b"\n")[:-1], start=1
-    ):  # after the last newline: nothing, or torn
+    whole = path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a torn line
+    for number, line in enumerate(whole, start=1):
         try:
             record = json.loads(line)
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: not a JSON object; remove the line or take the run's backup")
+            raise UserError(f"{path}, line {number} is not a JSON object; delete that line.", BAD_INPUT)
         records.append(record)
     return records
 
@@ -139,6 +140,7 @@ STILL_FALLING = 0.01  # a fall over the last three evaluations that promises mor
 
 
 def _bpb(record: Mapping[str, Any], name: str = "val_bpb") -> float | None:
+    """A figure that can be compared; None if it is missing or not finite."""
     value = record.get(name)
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -170,7 +172,7 @@ def verdict(
 
     headline = f"Best: {best:.3f} bits per byte on unseen text, at step {best_step:,}. "
     said.append((headline + _place(best, baselines, falling)).rstrip())
-    if floor is not None and floor > 0:
+    if floor is not None and 0 < floor < math.inf:
         above = 100 * (best / floor - 1)
         if above < -1:
             said.append(
@@ -198,9 +200,15 @@ def verdict(
                 "learning its training text by heart. Fewer steps, more text or more dropout help."
             )
     if train is not None and train > 0:
-        gap = 100 * (last / train - 1)
-        comment = "it generalises" if gap < 10 else "learnt by heart, or the unseen text is of another kind"
-        said.append(f"Training text {train:.3f}, unseen text {last:.3f}: a gap of {gap:.0f} %, {comment}.")
+        figures, gap = f"Training text {train:.3f}, unseen text {last:.3f}", 100 * (last / train - 1)
+        if gap < 0:
+            said.append(
+                f"{figures}: no gap, it generalises. (The training text is scored while the model still learns from "
+                "it, with dropout and before the last updates, so its figure can stand above the other.)"
+            )
+        else:
+            comment = "it generalises" if gap < 10 else "learnt by heart, or the unseen text is of another kind"
+            said.append(f"{figures}: a gap of {gap:.0f} %, {comment}.")
     if falling and not diverged:
         said.append(f"The last evaluations still fall ({recent[0]:.3f} to {recent[-1]:.3f}): more minutes would help.")
     elif len(scored) >= 3 and not overfit and not diverged and max(recent) <= min(recent) * (1 + STILL_FALLING):
@@ -212,7 +220,7 @@ def verdict(
 
 def _place(best: float, baselines: Mapping[str, float], falling: bool) -> str:
     """Where `best` stands on the ladder unigram, bigram, xz, in a sentence or two."""
-    unigram, bigram, xz = (baselines.get(name) for name in ("unigram", "bigram", "xz"))
+    unigram, bigram, xz = (_bpb(baselines, name) for name in ("unigram", "bigram", "xz"))
     if unigram is not None and best > unigram:
         worse = f"That is worse than only counting how often each piece of text occurs (unigram {unigram:.3f})"
         if falling:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinygpt import corpus as corpora
 from tinygpt import runs
-from tinygpt.config import OWNER, TrainConfig, to_dict
+from tinygpt.config import OWNER, TEMPERATURE, TrainConfig, to_dict
 from tinygpt.corpus import tales
 from tinygpt.display import chart, duration, safe_text
 from tinygpt.distributed import choose_machine
+from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import baselines, memorised_share, score, score_tales
 from tinygpt.inference import generate_documents
+from tinygpt.prepare import read_corpus
 from tinygpt.records import METRICS, SAMPLES, read, verdict
 from tinygpt.runs import Run
 
@@ -21,27 +23,28 @@ from tinygpt.runs import Run
 def closing_report(run: Run, exit_code: int = 0) -> str:
     """The report of a run from its folder alone, so that it can be read again later."""
     metrics, samples = read(run.folder / METRICS), read(run.folder / SAMPLES)
-    evals = [r for r in metrics if r["kind"] == "eval"]
+    evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
     trained = [r for r in metrics if r["kind"] == "train"]
     config, facts = run.config, run.facts
-    last = trained[-1] if trained else {"step": 0, "tokens": 0, "time_s": 0.0}
+    last = trained[-1] if trained else {"step": 0, "tokens": 0}
+    time_s = max((r["time_s"] for r in metrics if "time_s" in r), default=0.0)
     lines = [
         "",
         f"Run {run.folder.name}: {facts['parameters']:,} parameters, preset {config.preset}, vocabulary "
         f"{config.model.vocab_size:,}; {last['step']:,} of {config.train.max_steps:,} steps, "
-        f"{last['tokens'] / 1e6:.2f}M tokens, {duration(metrics[-1].get('time_s', 0) if metrics else 0)}.",
+        f"{last['tokens'] / 1e6:.2f}M tokens, {duration(time_s)}.",
     ]
     if evals:
-        best = min((r for r in evals if r["val_bpb"] is not None), key=lambda r: r["val_bpb"])
+        best = min(evals, key=lambda r: r["val_bpb"])
         lines += ["", f"Validation: {best['val_bpb']:.3f} bits per byte at step {best['step']:,}; to compare:"]
         lines += comparison(best["val_bpb"], run.marks)
-        points = [(r["step"], r["val_bpb"]) for r in evals if r["val_bpb"] is not None]
+        points = [(r["step"], r["val_bpb"]) for r in evals]
         lines += ["", chart(points, width=68, height=11, marks=run.marks), ""]
         lines += verdict(evals, facts["baselines"], facts["floor"])
     else:
         lines += ["", "There was no validation text, so nobody can say how good it is on text it has not seen."]
     if samples:
-        lines += ["", f"It writes (temperature 0.8, step {samples[-1]['step']:,}):"]
+        lines += ["", f"It writes (temperature {samples[-1]['temperature']:g}, step {samples[-1]['step']:,}):"]
         lines += ["  " + line for line in safe_text(samples[-1]["text"]).splitlines()]
     lines += ["", "Next:", *(f"  {command}" for command in next_commands(run, exit_code))]
     return "\n".join(lines)
@@ -64,8 +67,9 @@ def next_commands(run: Run, exit_code: int = 0) -> list[str]:
     """Three commands that make sense now."""
     name = run.folder.name if run.folder.parent.name == "runs" else str(run.folder)
     going_on = [f"tinygpt train --resume --run {name}"] if exit_code else []
-    return [*going_on, f'tinygpt generate {name} "{opening(run)}"', f"tinygpt eval {name}",
-            f'tinygpt inspect tokens {name} "{opening(run)}"'][:3]  # fmt: skip
+    judge = [f"tinygpt eval {name}"] if len(run.val_ids) > 1 else []
+    prompted = [f'tinygpt {command} {name} "{opening(run)}"' for command in ("generate", "inspect tokens")]
+    return [*going_on, prompted[0], *judge, prompted[1], f"tinygpt doctor {name}"][:3]
 
 
 def opening(run: Run, words: int = 3) -> str:
@@ -82,23 +86,30 @@ def opening(run: Run, words: int = 3) -> str:
 def evaluate_run(reference: str, text: str | None, tales_count: int, device: str) -> dict[str, Any]:
     """The figures of `tinygpt eval`: bits per byte of a text, baselines, copying, and for tales their quality.
 
-    Copying is judged on 20 texts written at temperature 0.8, beside the run's validation text.
+    Copying is judged on 20 texts drawn at TEMPERATURE, beside the run's validation text. Raises UserError (exit 65)
+    if there is nothing to score.
     """
     run, model, loaded, notices = runs.load(reference)
+    if text is None and len(run.val_ids) < 2:
+        raise UserError(
+            f"{run.folder.name} kept no validation text; name one: tinygpt eval {run.folder.name} FILE.", BAD_INPUT
+        )
     machine = choose_machine(TrainConfig(device=device))
     model.to(machine.device)
     training = runs.documents(run, "train")
     if text is None:
         scored, ids = runs.documents(run, "val"), run.val_ids
     else:
-        scored = corpora.load([text], val_fraction=0.0).train
+        corpus = read_corpus([text], dataclasses.replace(run.config.data, val_fraction=0.0))
+        scored, notices = corpus.train, notices + corpus.notices
         ids = run.tokenizer.encode_documents(scored)  # type: ignore[assignment]
     result = score(model, run.tokenizer, ids, machine)
     floor = tales.floor_bits_per_byte(scored)
-    written = generate_documents(model, run.tokenizer, 20, max_new_tokens=300, seed=0, temperature=0.8)
+    written = generate_documents(model, run.tokenizer, 20, max_new_tokens=300, seed=0, temperature=TEMPERATURE)
     figures: dict[str, Any] = {
         "run": run.folder.name, "step": loaded.step, "text": text or "its validation text", "bytes": result.bytes,
-        "tokens": result.tokens, "bpb": result.bpb, "loss": result.loss, "perplexity": math.exp(result.loss),
+        "tokens": result.tokens, "bpb": result.bpb, "loss": result.loss,
+        "perplexity": math.exp(min(result.loss, 700.0)),
         "baselines": baselines(run.train_ids, ids, run.tokenizer, "\n".join(training), "\n".join(scored)),
         "floor": floor, "memorised": memorised_share(written, training),
         "memorised_held_out": memorised_share(runs.documents(run, "val"), training), "notices": notices,
@@ -142,7 +153,7 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
     """Runs side by side: the settings in which they differ, and their best figure, step, tokens and time."""
     rows, settings = [], []
     for reference in references:
-        run, _ = runs.open_run(runs.resolve(reference)[0])
+        run, _ = runs.open_run(runs.resolve_whole(reference))
         metrics = read(run.folder / METRICS)
         evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
         best = min(evals, key=lambda r: r["val_bpb"], default=None)

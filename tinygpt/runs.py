@@ -21,12 +21,14 @@ from typing import Any
 
 import filelock
 import numpy as np
+import tokenizers
+import torch
 
 import tinygpt
 from tinygpt import checkpoint
 from tinygpt.config import FORMAT_VERSION, Config, from_stored, to_dict
 from tinygpt.data import Ids, read_tokens, write_tokens
-from tinygpt.errors import BAD_CONFIG, LOCKED, UNSAFE, UserError, did_you_mean
+from tinygpt.errors import BAD_CONFIG, LOCKED, PICKLE_SUFFIXES, UNSAFE, UserError, did_you_mean
 from tinygpt.model import TinyGPT
 from tinygpt.storage import canonical, read_json, sha256, write_atomic
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
@@ -85,7 +87,7 @@ def refuse_existing(folder: Path) -> None:
 
 def newest() -> Path:
     """The run folder that was worked on last; UserError if there is none."""
-    found = [p.parent for p in RUNS.glob("*/config.json") if not p.parent.name.startswith(".")]
+    found = [p.parent for p in RUNS.glob("[!.]*/config.json")]
     if not found:
         raise UserError("there is no run to go on with under runs/; start one with tinygpt train.")
     return max(found, key=lambda folder: max(p.stat().st_mtime for p in (folder, *folder.glob("metrics.jsonl"))))
@@ -108,7 +110,8 @@ def create(
     """Write a new run folder, all or nothing. UserError if one of that name exists."""
     refuse_existing(folder)
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    versions = {"tinygpt": tinygpt.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    libraries = {"numpy": np.__version__, "torch": torch.__version__, "tokenizers": tokenizers.__version__}
+    versions = {"tinygpt": tinygpt.__version__, "python": platform.python_version(), **libraries}
     stored = {"format_version": FORMAT_VERSION, "versions": versions, **facts, **to_dict(config)}
     try:
         temporary.mkdir(parents=True)
@@ -157,20 +160,26 @@ def open_run(folder: Path) -> tuple[Run, list[str]]:
 def resolve(reference: str) -> tuple[Path, str]:
     """The folder and the checkpoint ("best", "last" or a step) that a RUN on the command line means."""
     name, at, which = reference.rpartition("@")
-    if not at:
+    if not at or (Path(reference) / "config.json").is_file():  # a path may contain an @
         name, which = reference, "best"
     if which not in ("best", "last") and not which.isdecimal():
         raise UserError(f"{reference!r}: behind @ stands best, last or a step, not {which!r}.")
-    if Path(name).suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
+    if Path(name).suffix.lower() in PICKLE_SUFFIXES:
         raise UserError(f"{name} may be a pickle, which can run code when opened; tinygpt reads run folders.", UNSAFE)
     for folder in (RUNS / name, Path(name)):
         if name and (folder / "config.json").is_file():
             return folder, which
-    known = sorted(p.name for p in RUNS.iterdir() if (p / "config.json").is_file()) if RUNS.is_dir() else []
-    there = (
-        f"; runs here: {', '.join(known)}" if known else "; there are no runs here yet: start one with tinygpt train"
-    )
-    raise UserError(f"there is no run {name!r}{did_you_mean(name, known)}{there}.")
+    known = sorted(p.parent.name for p in RUNS.glob("[!.]*/config.json"))
+    there = f"runs here: {', '.join(known)}" if known else "there are no runs here yet: start one with tinygpt train"
+    raise UserError(f"there is no run {name!r}{did_you_mean(name, known)}; {there}.")
+
+
+def resolve_whole(reference: str) -> Path:
+    """The folder of a RUN where no single checkpoint of it can be meant; UserError for RUN@STEP."""
+    folder, which = resolve(reference)
+    if which != "best" or reference.endswith("@best"):
+        raise UserError(f"{reference!r}: this command looks at a whole run; leave out @{which}.")
+    return folder
 
 
 def load(reference: str) -> tuple[Run, TinyGPT, checkpoint.Checkpoint, list[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinygpt.errors import UserError
+from tinygpt.errors import NON_FINITE, UserError
 
 FORBIDDEN = -float("inf")
 
@@ -93,9 +93,15 @@ def filter_logits(logits: Tensor, context: Tensor, s: Sampling) -> Tensor:
 def draw(logits: Tensor, context: Tensor, s: Sampling, generator: torch.Generator) -> Tensor:
     """The next token of each row (B,): the likeliest at temperature 0, else a draw from softmax(filtered logits).
 
-    Computed on the CPU in fp32, so that one seed gives one text wherever the model runs.
+    Computed on the CPU in fp32, so that one seed gives one text wherever the model runs. Raises UserError (exit 70)
+    if a row holds NaN or +inf, or nothing but -inf.
     """
     logits = filter_logits(logits.float().cpu(), context.cpu(), s)
+    if not logits.amax(-1).isfinite().all():  # amax is NaN if one of them is
+        raise UserError(
+            "the model's logits are not finite, so no token can be drawn; its training diverged: use an earlier "
+            "checkpoint, RUN@STEP.", NON_FINITE,
+        )  # fmt: skip
     if s.temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from tinygpt.errors import BAD_INPUT, IO_ERROR, MISMATCH, UNSAFE, UserError
+from tinygpt.errors import BAD_INPUT, IO_ERROR, MISMATCH, PICKLE_SUFFIXES, UNSAFE, UserError
 from tinygpt.storage import canonical, sha256, write_atomic
 
 BOS, EOS, PAD = 0, 1, 2
@@ -54,7 +54,6 @@ LONG_RUN = 256  # training cuts longer runs: the library's trainer is quadratic 
 
 _SECTION_END = re.compile(r"(?<=\w)(?=[ \n])")  # no piece of the split pattern reaches across such a place
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONG_RUN + 1},}}|(?<!\s)\s{{{LONG_RUN + 1},}}")
-_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
 
 # What a tokenizer.json must say besides vocabulary and merges; a key that is not here is free.
 _PLAIN = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
@@ -332,7 +331,7 @@ def _read(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", IO_ERROR) from None
-    if path.suffix.lower() in _PICKLES or data.startswith((b"\x80", b"PK\x03\x04")):
+    if path.suffix.lower() in PICKLE_SUFFIXES or data.startswith((b"\x80", b"PK\x03\x04")):
         raise UserError(f"{path} is a pickle, which can run code when it is opened: give a tokenizer.json", UNSAFE)
     try:
         document = json.loads(data.decode())

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tinygpt import checkpoint
+from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
 from tinygpt.display import Display
 from tinygpt.distributed import Machine
@@ -32,7 +33,6 @@ from tinygpt.runs import Run
 
 REFUSED_IN_A_ROW = 3  # steps whose loss or gradient is not finite before the run gives up
 SNAPSHOTS = 12  # log-spaced, beside step 0
-SAMPLE_TEMPERATURE = 0.8
 WRONG = 2e-3  # of the largest logit: fp32 sums in another order give 1e-5, a wrong operator 1e-2 and more
 
 
@@ -111,7 +111,7 @@ def train(s: Session) -> int:
             if finished or signals.code or p.step == p.best_step or p.step % config.save_every == 0:
                 save(s)
             if finished or signals.code:
-                return signals.code
+                return 0 if finished else signals.code
 
             loss, grad_norm = gather_gradient(s)
             lr = learning_rate(p.step, config)
@@ -191,7 +191,7 @@ def look(s: Session, finished: bool) -> bool:
 def validate(s: Session) -> None:
     """Score the whole validation text and remember the best figure."""
     p, result = s.progress, score(s.model, s.run.tokenizer, s.run.val_ids, s.machine)
-    best = p.best_bpb is None or result.bpb < p.best_bpb
+    best = math.isfinite(result.bpb) and (p.best_bpb is None or result.bpb < p.best_bpb)
     p.since_best = 0 if best else p.since_best + 1
     if best:
         p.best_bpb, p.best_step = result.bpb, p.step
@@ -213,8 +213,11 @@ def validate(s: Session) -> None:
 def write_sample(s: Session) -> None:
     """Let the model begin a document, and keep what it wrote."""
     p, seed = s.progress, s.run.config.train.seed + s.progress.step
-    text = generate(s.model, s.run.tokenizer, "", SAMPLE_TOKENS, seed=seed, temperature=SAMPLE_TEMPERATURE)
-    sample = {"step": p.step, "prompt": "", "text": text, "seed": seed}
+    try:
+        text = generate(s.model, s.run.tokenizer, "", SAMPLE_TOKENS, seed=seed, temperature=TEMPERATURE)
+    except UserError as error:  # logits that are not finite: the loop's own check will tell what to do
+        text = f"(no sample: {error})"
+    sample = {"step": p.step, "prompt": "", "text": text, "seed": seed, "temperature": TEMPERATURE}
     s.log.sample(**sample)
     s.display.sample(sample)
     s.clock.lap(p.step)
@@ -302,11 +305,13 @@ class Clock:
 
 
 class Signals:
-    """Ctrl-C and SIGTERM set `code`, and the loop stops at the next step boundary; a second Ctrl-C leaves at once."""
+    """Ctrl-C, SIGTERM, SIGHUP set `code`, and the loop stops at the next step; a second Ctrl-C leaves at once."""
 
     def __init__(self) -> None:
         self.code = 0
         self.codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+        if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has no such signal
+            self.codes[signal.SIGHUP] = TERMINATED
 
     def __enter__(self) -> Signals:
         self.before = {number: signal.signal(number, self.handle) for number in self.codes}

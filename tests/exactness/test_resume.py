@@ -101,7 +101,7 @@ def test_ctrl_c_and_resume(make_run, machine, tmp_path, undisturbed, preset, sto
     """At a step with a validation, without one, at the first, at the last but one and at the last."""
     run = make_run(tmp_path / "run", preset, **HARD)
     session = set_up(run, machine, Watcher(stop_at, lambda: signal.raise_signal(signal.SIGINT)))
-    assert train(session) == 130 and session.progress.step == stop_at
+    assert train(session) == (130 if stop_at < 12 else 0) and session.progress.step == stop_at
     assert checkpoint.load(run.folder)[0].step == stop_at
     code, session = resumed(run.folder, machine)
     assert code == 0 and session.progress.step == 12

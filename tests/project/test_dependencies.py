@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported inside a function, where it is asked for; the package works without them.
-OPTIONAL = {"pyarrow": "parquet", "matplotlib": "plot", "transformers": "hf"}
+OPTIONAL = {"pyarrow": "parquet"}
 # Extras that no file imports: their packages are tools, or are looked for by name (tinygpt doctor).
 TOOLS = {"pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"}
 
@@ -56,7 +56,7 @@ def test_dev_extra_holds_what_the_tests_import():
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.split(".")[0])
     declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["dev"])
-    assert found - set(sys.stdlib_module_names) - local <= declared | {"matplotlib"}
+    assert found - set(sys.stdlib_module_names) - local <= declared
     assert names(list(TOOLS)) <= names(PROJECT["optional-dependencies"]["dev"])
 
 

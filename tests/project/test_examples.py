@@ -35,3 +35,15 @@ def test_example_runs(path: Path, tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) >= 5 and "Traceback" not in done.stderr
+
+
+def test_the_tutorial_without_validation_text(tmp_path: Path):
+    """Pins: a best figure of None put into a format; one sentence of corpus leaves nothing for validation."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tiny_corpus.txt").write_text("Once upon a time a small dog ran up the hill and down again.")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "tutorial.py"), "--steps", "2"], cwd=tmp_path, text=True, timeout=300,
+        capture_output=True, env={**environment(tmp_path), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "saved in" in done.stdout and "best validation" not in done.stdout

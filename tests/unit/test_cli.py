@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from command_line import TINY, environment, inside, story_text, tinygpt, tree
 
-from tinygpt.errors import INTERRUPTED, LOCKED, TERMINATED
+from tinygpt.errors import BAD_INPUT, INTERRUPTED, LOCKED, TERMINATED, USAGE
 
 STEPS = ("--steps", "4")
 
@@ -296,6 +296,33 @@ def test_corpus_reports_a_text_and_writes_nothing(folder: Path):
     text = tinygpt("corpus", "stories.txt")
     assert text.code == 0 and f"{report['bytes']:,} bytes" in text.out and "40" in text.out
     assert tree(folder) == before
+
+
+def test_corpus_reads_a_text_as_the_options_say(tmp_path: Path):
+    """The bug: messages spoke of --encoding and --newlines, and no command took them."""
+    with inside(tmp_path):
+        Path("notes.txt").write_bytes("na\u00efve idea\r\n".encode("cp1252"))
+        refused = tinygpt("corpus", "notes.txt")
+        assert refused.code == BAD_INPUT and "tinygpt corpus: --encoding cp1252" in refused.err
+        read = tinygpt("corpus", "notes.txt", "--encoding", "cp1252", "--json").json
+        assert (read["characters"], read["sources"][0]["encoding"]) == (10, "cp1252")
+        assert "--newlines keep" in read["notices"][0]
+        kept = tinygpt("corpus", "-", "--newlines", "keep", "--json", stdin=b"one\r\ntwo").json
+        assert kept["bytes"] == 8 and not any("line ends" in notice for notice in kept["notices"])
+        assert "it must be lf or keep" in tinygpt("corpus", "notes.txt", "--newlines", "crlf").err
+        named = tinygpt("corpus", "tales", "--encoding", "cp1252")
+        assert named.code == USAGE and "--encoding" in named.err and not Path("data").exists()
+
+
+def test_train_twice_on_the_folder_with_the_runs(tmp_path: Path):
+    """The bug: the second training read the first one's files as text."""
+    with inside(tmp_path):
+        Path("a.txt").write_text(story_text())
+        assert tinygpt("train", ".", "--run", "one", *STEPS, *TINY).code == 0
+        again = tinygpt("train", ".", *STEPS, *TINY)
+        assert (again.code, again.err) == (0, "") and "runs/one: skipped, a run of tinygpt." in again.out
+        reports = [json.loads(path.read_text()) for path in sorted(Path("runs").glob("*/corpus.json"))]
+    assert len(reports) == 2 and reports[0]["train"] == reports[1]["train"]
 
 
 def test_corpus_writes_tales(tmp_path: Path):

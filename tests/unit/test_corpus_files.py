@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tinygpt.corpus import documents_digest, encodings, files, load
-from tinygpt.errors import BAD_INPUT, IO_ERROR, UNSAFE, USAGE, UserError
+from tinygpt.corpus.named import NAMES
+from tinygpt.errors import BAD_INPUT, IO_ERROR, PICKLE_SUFFIXES, UNSAFE, USAGE, UserError
 
 STORY = "Once upon a time there was a cat.\n  It slept all day.\n\nThe end."
 SECOND = "Another day, another dog.\nIt barked."
@@ -40,7 +41,7 @@ def refusal(*sources: Path | str, **options) -> tuple[int, str]:
     with pytest.raises(UserError) as caught:
         load(sources, **options)
     message = str(caught.value)
-    assert "\n" not in message and len(message) > 20
+    assert "\n" not in message and len(message) > 20 and message.endswith(".") and not message.endswith("..")
     return caught.value.exit_code, message
 
 
@@ -85,6 +86,7 @@ def test_kept_line_ends_do_not_change_what_a_document_is(tmp_path: Path, line_en
     for text in ("a\nb\n\nc\n\n\nd\n", "a\nb\n\nc\n<|endoftext|>\nd\n"):
         path = write(tmp_path / "a.txt", text.replace("\n", line_end))
         assert documents(path) == ["a\nb\n\nc", "d"]
+        assert "newlines=keep keeps them" in load([path], val_fraction=0).notices[0]  # as it is typed for train
         assert documents(path, newlines="keep") == [line_end.join(["a", "b", "", "c"]), "d"]
 
 
@@ -119,6 +121,7 @@ def test_one_text_in_any_form_gives_the_same_documents(
     assert documents_digest(corpus.train) == documents_digest([STORY])
     assert corpus.report["sources"][0]["encoding"] == encoding
     assert len(corpus.notices) == notices and all("a.txt" in notice for notice in corpus.notices)
+    assert all(notice.endswith(".") for notice in corpus.notices)
 
 
 FRENCH = (
@@ -169,7 +172,7 @@ def test_detection_when_certain_gives_exactly_the_text(tmp_path: Path, text: str
     corpus = load([write(tmp_path / "notes.txt", text.encode(encoding))], val_fraction=0)
     assert corpus.train == [text]
     (notice,) = corpus.notices
-    assert notice.startswith(f"{tmp_path / 'notes.txt'}: read as ") and "--encoding" in notice
+    assert notice.startswith(f"{tmp_path / 'notes.txt'}: read as ") and "encoding=cp1252" in notice
 
 
 def test_detection_looks_far_behind_the_start_of_one_long_line(tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def test_uncertain_or_unknown_encodings_are_refused_with_offset_and_hint(
     code, message = refusal(path)
     first = next(i for i, byte in enumerate(data) if byte > 127)
     assert code == BAD_INPUT and f"byte 0x{data[first]:02X} at offset {first}" in message
-    assert "--encoding" in message
+    assert "encoding=cp1252" in message
     assert documents(path, encoding=encoding) == [text]
 
 
@@ -270,19 +273,22 @@ def test_binary_is_refused(tmp_path: Path, data: bytes, word: str) -> None:
     assert code == BAD_INPUT and word in message
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.PTH", "a.pkl", "x.ckpt", "pytorch_model.bin", "a.pkl.gz"])
+@pytest.mark.parametrize("name", ["model.PT", "a.pkl.gz", *(f"x{suffix}" for suffix in PICKLE_SUFFIXES)])
 def test_pickles_exit_77_whatever_is_inside(tmp_path: Path, name: str) -> None:
     data = gzip.compress(b"text") if name.endswith(".gz") else b"harmless text"
     code, message = refusal(write(tmp_path / name, data))
     assert code == UNSAFE and name in message
 
 
-def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+def test_missing_file_names_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     write(tmp_path / "stories.txt", STORY)
     code, message = refusal(tmp_path / "storeis.txt")
     assert code == USAGE and "did you mean stories.txt" in message
     assert refusal(tmp_path / "nowhere" / "a.txt")[0] == USAGE
     assert refusal("a\0b.txt")[0] == USAGE
+    for name in NAMES:  # the bug: a name of a corpus was no more than a missing file
+        assert f"'tinygpt corpus {name} -o {name}.txt' writes it" in refusal(name)[1]
     assert refusal("once upon a time " * 400)[0] == IO_ERROR  # too long for a file name
 
 
@@ -501,6 +507,23 @@ def test_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bad.txt" in refusal("texts")[1]
 
 
+def test_runs_in_a_folder_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug: a second `tinygpt train .` learnt from the first one's own files, or could not read them."""
+    monkeypatch.chdir(tmp_path)
+    for run in ("a", "b"):
+        write(Path("runs", run, "config.json"), "{}")
+        write(Path("runs", run, "tokenizer.json"), "{}")
+        write(Path("runs", run, "data", "val.txt"), "from the run")
+    write(Path("only_config", "config.json"), "half of a run is text")
+    write(Path("a.txt"), STORY)
+    corpus = load(["."], val_fraction=0)
+    assert corpus.train == [STORY, "half of a run is text"]
+    assert corpus.notices == ["runs/a, runs/b: skipped, a run of tinygpt."]
+    code, message = refusal("runs/a")
+    assert code == BAD_INPUT and message.startswith("runs/a is a run of tinygpt, not text")
+    assert "holds no text file" in refusal("runs")[1]
+
+
 def test_many_notices_become_one(tmp_path: Path) -> None:
     for number in range(50):
         write(tmp_path / "texts" / f"{number:02}.txt", f"Story {number}\r\nends.\r\n")
@@ -561,6 +584,7 @@ def test_any_bytes_give_documents_or_a_sentence(tmp_path: Path, data: bytes, end
     except UserError as error:
         assert error.exit_code == BAD_INPUT and "\n" not in str(error)
         return
+    assert all(notice.endswith(".") for notice in corpus.notices)
     assert corpus.train and all(d.strip() and d == d.strip("\r\n") for d in corpus.train + corpus.val)
     json.dumps(corpus.report, allow_nan=False, ensure_ascii=False).encode()
 

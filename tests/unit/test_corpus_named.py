@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
 import random
 import re
 import socket
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -16,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import inside, tinygpt
 
 from tinygpt.corpus import load, named
+from tinygpt.corpus.progress import ProgressLine
 from tinygpt.errors import IO_ERROR, USAGE, UserError
 
 STORIES = "".join(f"Once there was story {n}.\n\nIt ended well.\n<|endoftext|>\n" for n in range(8000)).encode()
@@ -128,6 +132,7 @@ def failure(*args, **options) -> str:
         fetch(*args, **options)
     assert caught.value.exit_code == IO_ERROR
     message = str(caught.value)
+    assert message.endswith(".")
     for advice in ("tinygpt corpus tales", "your own", "put the file at"):
         assert advice in message
     return message
@@ -411,7 +416,7 @@ def test_offline_means_no_request(server: Server, monkeypatch: pytest.MonkeyPatc
 
 def test_a_file_put_into_the_cache_by_hand_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    path = Path(failure(server, "sherlock").rsplit("put the file at ", 1)[1])
+    path = Path(failure(server, "sherlock").rsplit("put the file at ", 1)[1].removesuffix(" by hand."))
     path.write_text("by hand\n")
     assert fetch(server, "sherlock") == path
 
@@ -423,8 +428,14 @@ def test_names_and_sizes_are_checked() -> None:
     with pytest.raises(UserError, match="did you mean tinystories") as caught:
         named.fetch("tinystory")
     assert caught.value.exit_code == USAGE
-    for name, megabytes in (("tinystories", 0), ("tinystories", -1), ("tales", float("nan")), ("sherlock", 1)):
-        with pytest.raises(UserError, match="megabytes") as caught:
+    cases = [
+        ("tinystories", 0, "10 is"),
+        ("tinystories", -1, "10 is"),
+        ("tales", float("nan"), "; 4 is"),
+        ("sherlock", 1, "one"),
+    ]
+    for name, megabytes, word in cases:
+        with pytest.raises(UserError, match=rf"{word}.*\.$") as caught:
             named.fetch(name, megabytes=megabytes)
         assert caught.value.exit_code == USAGE
 
@@ -454,10 +465,10 @@ def tales(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the generator with the same interface; it has tests of its own."""
     module = types.ModuleType("tinygpt.corpus.tales")
 
-    def write(path: Path, n_bytes: int = 4_000_000, seed: int = 0) -> None:
-        Path(path).write_bytes(random.Random(seed).randbytes(n_bytes // 2).hex().encode())
+    def text(n_bytes: int, seed: int) -> bytes:
+        return random.Random(seed).randbytes(n_bytes // 2).hex().encode()
 
-    module.write = write  # type: ignore[attr-defined]
+    module.text = text  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tinygpt.corpus.tales", module)
     monkeypatch.setattr("tinygpt.corpus.tales", module, raising=False)
 
@@ -470,6 +481,7 @@ def test_tales_need_neither_network_nor_cache(
     assert path.stat().st_size == 2000 and path.is_relative_to(tmp_path / "cache")
     assert named.fetch("tales", megabytes=0.002, seed=4) != path
     monkeypatch.setenv("TINYGPT_CACHE", "/proc/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")  # the bug: went through a temporary file
     out = named.write_named("tales", tmp_path / "data" / "tiny_corpus.txt", megabytes=0.002, seed=3)
     assert out.read_bytes() == path.read_bytes() and server.requests == []
 
@@ -499,3 +511,70 @@ def test_two_at_once_give_one_good_file(server: Server) -> None:
         thread.join()
     assert found == [expected_stories()] * 4
     assert len(server.requests) == 3  # one download, two resumptions; the others waited for it
+
+
+# --- what the user sees of it
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def reported(stream: io.StringIO, total: int | None) -> str:
+    with ProgressLine("tinystories", stream) as line:
+        for done in range(0, 2_000_001, 50_000):
+            line(done, total)
+        line.say("The text was re-issued.")
+        line(1_000, 2_000_000)
+    return stream.getvalue()
+
+
+def test_progress_is_a_line_per_tenth_where_nobody_watches() -> None:
+    lines = reported(io.StringIO(), 2_000_000).splitlines()
+    percents = [f"tinystories: {n} %, {n / 50:.1f} of 2.0 MB" for n in range(10, 101, 10)]
+    again = "tinystories: 0 %, 0.0 of 2.0 MB"  # another address, from the start
+    assert lines == [*percents, "Note: The text was re-issued.", again]
+    assert reported(io.StringIO(), None).splitlines()[:2] == ["tinystories: 1.0 MB", "tinystories: 2.0 MB"]
+
+
+def test_progress_rewrites_one_line_of_a_terminal() -> None:
+    shown = reported(Terminal(), 2_000_000)
+    first, note, last = shown.split("\n")[:3]
+    assert first.count("\r") == 41 and first.endswith("\rtinystories: 100 %, 2.0 of 2.0 MB")
+    assert note == "Note: The text was re-issued." and last.startswith("\rtinystories: 0 %")
+    assert shown.endswith("MB\n")
+    with ProgressLine("tales", unused := Terminal()):
+        pass
+    assert unused.getvalue() == ""
+
+
+def test_a_shorter_line_leaves_nothing_of_the_longer_one() -> None:
+    with ProgressLine("tinystories", stream := Terminal()) as line:
+        line(99_000_000, 99_000_000)
+        line(0, 99_000_000)
+    _, longer, shorter = stream.getvalue().removesuffix("\n").split("\r")
+    assert len(shorter) == len(longer)
+
+
+def test_the_command_reports_a_download_on_standard_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: `tinygpt corpus NAME` downloaded in silence, and a re-issued text went unmentioned."""
+    for name in ("tinystories", "sherlock"):
+        old = named._DOWNLOADS[name]
+        changed = named._Download((server.url(),), old.clean, may_change=old.may_change)
+        monkeypatch.setitem(named._DOWNLOADS, name, changed)
+    with inside(tmp_path):
+        done = tinygpt("corpus", "tinystories", "--megabytes", "0.3", "-o", "t.txt", "--json")
+        assert (done.code, done.json["sources"][0]["name"]) == (0, "t.txt")  # nothing else on standard output
+        assert "tinystories: 43 %, 0.1 of 0.3 MB" in done.err and "tinystories: 100 %, 0.3 of 0.3 MB" in done.err
+        server.body = BOOK
+        assert tinygpt("corpus", "sherlock", "-o", "1.txt").code == 0
+        (named.cache_folder() / "corpora" / "sherlock.txt").unlink()
+        server.body = BOOK.replace(b"always the", b"always THE")
+        again = tinygpt("corpus", "sherlock", "-o", "2.txt", "--json")
+    assert again.code == 0 and again.json["documents"] == 1
+    assert "Note: the text at " in again.err and "re-issued" in again.err

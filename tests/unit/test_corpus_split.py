@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tinygpt.config import DataConfig
 from tinygpt.corpus import Corpus, documents_digest, load, report_text
 from tinygpt.corpus.files import RULES
 from tinygpt.errors import BAD_INPUT, USAGE, UserError
@@ -88,7 +90,7 @@ def test_tail_where_documents_are_too_coarse(tmp_path: Path, documents: list[str
     joined = "".join(documents)
     assert "".join(corpus.train + corpus.val).replace("\n", "") == joined.replace("\n", "")  # nothing is lost
     assert corpus.train == [*documents[: len(corpus.train) - 1], corpus.train[-1]]
-    wanted = min(0.1 * size(documents), options.get("val_max_bytes", 262_144))
+    wanted = min(0.1 * size(documents), options.get("val_max_bytes", DataConfig.val_max_bytes))
     assert 0.98 * wanted <= size(corpus.val) <= 1.1 * wanted + 1
 
 
@@ -110,7 +112,17 @@ def test_too_small_to_split(tmp_path: Path, total: int, split: str) -> None:
     assert corpus.report["split"] == split
     if split == "none":
         assert corpus.train == ["a" * total] and corpus.val == []
-        assert f"{total:,} bytes" in corpus.notices[0] and "--val" in corpus.notices[0]
+        assert f"has {total:,} byte{'s' * (total > 1)}, and" in corpus.notices[0]  # not "1 bytes"
+        assert "--val" in corpus.notices[0] and corpus.notices[0].endswith(".")
+
+
+def test_the_defaults_are_those_of_the_settings(tmp_path: Path) -> None:
+    """The bug: load() kept twice as much for validation as `tinygpt train`, so `tinygpt corpus` told another split."""
+    defaults = inspect.signature(load).parameters
+    for name in ("val_fraction", "val_max_bytes", "newlines"):
+        assert defaults[name].default == getattr(DataConfig(), name), name
+    corpus = load_documents(tmp_path, stories(200, words=2500))
+    assert 0.9 * DataConfig.val_max_bytes <= size(corpus.val) <= DataConfig.val_max_bytes < 0.1 * size(corpus.train)
 
 
 def test_no_validation_asked_for(tmp_path: Path) -> None:
@@ -132,7 +144,7 @@ def test_no_validation_asked_for(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path, options: dict) -> None:
     with pytest.raises(UserError) as caught:
         load_documents(tmp_path, stories(3), **options)
-    assert caught.value.exit_code == USAGE
+    assert caught.value.exit_code == USAGE and str(caught.value).endswith(".")
     for sources in ([], "a.txt"):  # a string is a sequence of characters, not of names
         with pytest.raises(UserError):
             load(sources)
@@ -146,7 +158,7 @@ def test_duplicates_are_removed_across_files(tmp_path: Path) -> None:
     assert corpus.report["duplicates_removed"] == 27
     assert sorted(corpus.train + corpus.val) == sorted(documents)
     assert not set(corpus.train) & set(corpus.val)
-    assert any("27" in notice for notice in corpus.notices)
+    assert corpus.notices == ["removed 27 repeated documents; one copy of each stays."]
 
 
 def test_given_validation_text_and_its_leaks(tmp_path: Path) -> None:
@@ -156,7 +168,7 @@ def test_given_validation_text_and_its_leaks(tmp_path: Path) -> None:
     assert corpus.report["split"] == "given" and corpus.report["leaked_documents"] == 5
     assert corpus.train == documents[:3] + documents[8:]
     assert corpus.val == documents[3:8] + stories(4, seed=9)
-    assert any("5 training documents" in notice for notice in corpus.notices)
+    assert corpus.notices == [f"removed 5 training documents found in the validation text {own} too."]
     assert corpus.report["val_sources"][0]["name"] == str(own)
     clean = load_documents(tmp_path, documents, val=save(tmp_path / "v.jsonl", stories(2, seed=5)))
     assert clean.report["leaked_documents"] == 0 and clean.notices == [] and clean.train == documents
@@ -188,7 +200,8 @@ def test_report_figures(tmp_path: Path) -> None:
     assert report["longest_line"] == max(map(len, first.split("\n")))
     assert report["distinct_characters"] == len(set(first + "b"))
     assert report["non_ascii_share"] == pytest.approx(sum(c > "\x7f" for c in first) / (len(first) + 1))
-    assert report["mojibake"] == 3 and any("3 double-encoded" in notice for notice in corpus.notices)
+    assert report["mojibake"] == 3 and "3 double-encoded marks" in corpus.notices[1]
+    assert corpus.notices[0].startswith("removed 1 repeated document;") and corpus.notices[1].endswith(".")
     assert report["document_rule"] == RULES["empty lines"]
     assert report["sources"] == [
         {
@@ -219,7 +232,13 @@ def test_report_names_every_rule_once(tmp_path: Path) -> None:
 def test_report_text_shows_the_figures(tmp_path: Path) -> None:
     corpus = load_documents(tmp_path, [*stories(40), stories(1)[0]])
     shown = report_text(corpus.report)
-    for figure in (f"{corpus.report['bytes']:,} bytes", "1 duplicates", "by document", RULES["jsonl"], "a.jsonl"):
+    for figure in (
+        f"{corpus.report['bytes']:,} bytes",
+        "1 duplicate, 0 empty documents",
+        "by document",
+        RULES["jsonl"],
+        "a.jsonl",
+    ):
         assert figure in shown
     assert corpus.report["val"]["sha256"][:12] in shown and corpus.notices[0] in shown
 

@@ -2,6 +2,7 @@
 
 import lzma
 import math
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from tinygpt.evaluate import (
     bits_per_byte,
     memorised_share,
     next_token_loss,
+    pair_numbers,
     score,
     word_runs,
     xz_bits_per_byte,
@@ -141,6 +143,13 @@ def test_probabilities_of_each_previous_token_sum_to_1(byte_tokenizer):
         assert bigram_probabilities(train, val, unigram)[::2].sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int32, np.int64])
+def test_pairs_are_whole_numbers(dtype):
+    """Pins: uint64 mixed with a signed type is float64, which cannot tell large neighbours apart."""
+    numbers = pair_numbers(np.array([3, 5, 258], dtype=dtype), 259)
+    assert numbers.dtype == np.uint64 and numbers.tolist() == [3 * 259 + 5, 5 * 259 + 258]
+
+
 def test_stronger_models_have_lower_figures(tokenizer, texts):
     """The ladder that the report explains: uniform above unigram above bigram."""
     train, val = texts[:100], texts[100:]
@@ -168,8 +177,10 @@ def test_xz_reads_the_end_of_a_long_history():
 
 
 def test_word_runs():
-    assert word_runs("a b  c\nd", 3) == [("a", "b", "c"), ("b", "c", "d")]
-    assert word_runs("a b", 3) == []
+    assert list(word_runs("a b  c\nd", 3)) == [("a", "b", "c"), ("b", "c", "d")]
+    assert list(word_runs("a b", 3)) == []
+    spaces = "".join(c for c in map(chr, range(0x11_0000)) if c.isspace())  # line ends of every kind among them
+    assert list(word_runs("x".join(spaces), 1)) == [("x",)] * (len(spaces) - 1)
 
 
 def test_memorised_share_by_hand():
@@ -181,3 +192,15 @@ def test_memorised_share_by_hand():
     assert memorised_share([" ".join(words[:12]), " ".join(words[9:21])], training) == 0.5
     assert memorised_share(["too short"], training) is None
     assert memorised_share([], training) is None
+    twice = [" ".join(words[:12])] * 2
+    assert memorised_share([*twice, " ".join(words[9:21])], training * 3) == 2 / 3  # each run of the text counts
+
+
+def test_memorised_share_does_not_hold_the_training_text():
+    """Pins: a set of all runs of the training text, which takes gigabytes for 100 MB."""
+    training = [" ".join(f"{i}.{j}" for j in range(50)) for i in range(2000)]
+    tracemalloc.start()
+    assert memorised_share([training[0], training[-1]], training) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000  # the 78,000 runs of the training text are 20 MB

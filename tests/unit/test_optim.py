@@ -9,16 +9,17 @@ from tinygpt.optim import learning_rate, make_optimizer
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_decay_pulls_at_matrices_alone(make_model, preset):
-    """Decayed norm weights drift to 0, and decayed embedding rows of rare tokens vanish."""
+    """Decayed norm weights drift to 0, and decayed embedding rows of rare tokens and late positions vanish."""
     model = make_model(preset)
     optimizer = make_optimizer(model, TrainConfig(weight_decay=0.3))
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, free = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
     assert sorted(decayed + free) == sorted(names.values())
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
-    kinds = ("query", "key", "value", "output", "up", "down", "gate", "head", "positions")
+    kinds = ("query", "key", "value", "output", "up", "down", "gate", "head")
     assert all(any(f"{kind}." in name for kind in kinds) and name.endswith("weight") for name in decayed)
-    assert all("norm" in name or name.endswith("bias") or name == "embedding.weight" for name in free)
+    tables = ("embedding.weight", "positions.table.weight")
+    assert all("norm" in name or name.endswith("bias") or name in tables for name in free)
 
 
 def test_settings_reach_the_optimizer(make_model):

@@ -154,9 +154,9 @@ def test_the_plan_is_a_pure_function():
 
 
 def test_dropout_by_passes():
-    assert [dropout_for(p) for p in (0.1, 2.9, 3, 9.9, 10, 500)] == [0.0, 0.0, 0.1, 0.1, 0.2, 0.2]
-    chosen, reasons = plan(Budget(epochs=5), windows=160)
-    assert chosen["dropout"] == 0.1 and "dropout 0.1: the text is read 5.0 times." in reasons
+    assert [dropout_for(p) for p in (0.1, 5.9, 6, 14.9, 15, 500)] == [0.0, 0.0, 0.1, 0.1, 0.2, 0.2]
+    chosen, reasons = plan(Budget(epochs=8), windows=160)
+    assert chosen["dropout"] == 0.1 and "dropout 0.1: the text is read 8.0 times." in reasons
 
 
 def test_expected_time_is_the_sum_of_its_parts():
@@ -171,13 +171,17 @@ def test_expected_time_is_the_sum_of_its_parts():
 def test_small_texts_get_the_small_size():
     chosen, reasons = choose_shape("modern", 20_000, {})
     assert chosen["n_embd"] == 64 and "20,000 bytes" in reasons[0]
-    assert choose_shape("modern", 100_000, {}) == ({}, [])
+    chosen, reasons = choose_shape("modern", 100_000, {})
+    assert chosen == {"vocab_size": 1024} and "100,000 bytes" in reasons[0]
+    assert choose_shape("modern", 600_000, {}) == ({}, [])
     assert choose_shape("tutorial", 20_000, {}) == ({}, [])
 
 
 def test_a_given_shape_is_kept():
-    chosen, _ = choose_shape("modern", 20_000, {"n_embd": 256, "vocab_size": 300})
-    assert "n_embd" not in chosen and "vocab_size" not in chosen and chosen["n_layers"] == 4
+    chosen, _ = choose_shape("modern", 20_000, {"vocab_size": 300})
+    assert "vocab_size" not in chosen and chosen["n_embd"] == 64
+    # a width or a number of heads of the user's own must not meet one of ours that does not fit it
+    assert set(choose_shape("modern", 20_000, {"n_kv_heads": 4})[0]) == {"vocab_size"}
     everything = {"n_embd": 64, "n_heads": 2, "n_layers": 4, "block_size": 128, "vocab_size": 512}
     assert choose_shape("modern", 20_000, everything) == ({}, [])
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.records import Log, encode_record, read, verdict
 
 # ---- log files -------------------------------------------------------------------------------------------------
@@ -71,8 +72,9 @@ def test_a_torn_last_line_is_ignored_even_when_it_parses(tmp_path):
 @pytest.mark.parametrize("damage", [b"{oops\n", b"\n", b"[1]\n", b"\xff\n"])
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
     (tmp_path / "m").write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(UserError, match=r"line 2 .*delete that line") as error:
         read(tmp_path / "m")
+    assert error.value.exit_code == BAD_INPUT
 
 
 def test_a_resume_cuts_both_logs_back_to_the_checkpoint(tmp_path):
@@ -223,6 +225,22 @@ def test_still_falling_level_or_neither():
 )
 def test_the_gap_between_training_and_unseen_text(train, words):
     assert words in said(evals(1.5, train=[train]), MARKS)
+
+
+@pytest.mark.parametrize("train", [1.501, 1.61, 9.0])
+def test_a_training_figure_above_the_unseen_one_is_no_negative_gap(train):
+    """With dropout on it stands above; "a gap of -7 %" would puzzle."""
+    line = verdict(evals(1.5, train=[train]), MARKS)[-1]
+    assert "no gap, it generalises" in line and "dropout" in line and "%" not in line and "-" not in line
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), float("-inf")])
+def test_figures_that_are_none_or_not_finite_are_not_judged(bad):
+    """Everything that can be absent from a log or a config: it is passed over, never printed or compared."""
+    whole = verdict(evals(2.0, 1.5, 1.2, train=[2.0, 1.5, 1.1]), {}, None)
+    assert verdict(evals(2.0, 1.5, 1.2, train=[2.0, bad, 1.1]), dict.fromkeys(MARKS, bad), bad) == whole
+    lines = verdict(evals(2.0, bad, 1.2, train=[bad, bad, bad]), MARKS, bad)
+    assert not any(word in " ".join(lines) for word in ("nan", "inf", "None", "Training text"))
 
 
 def test_a_run_that_broke_down_says_so_first():

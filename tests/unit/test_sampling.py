@@ -128,6 +128,21 @@ def test_one_seed_one_draw():
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.parametrize("bad", [[math.nan, 1.0, 2.0], [math.inf, 1.0, 2.0], [-math.inf] * 3])
+@pytest.mark.parametrize("s", [Sampling(), Sampling(1.0), Sampling(1.0, 2, 0.9, 0.1, 1.3)])
+def test_a_diverged_model_is_said_in_a_sentence(bad, s):
+    """Pins: multinomial's RuntimeError, and an argmax of NaN that looks like a token. One bad row of two is enough."""
+    logits = torch.tensor([[0.0, 1.0, 2.0], bad])
+    with pytest.raises(UserError, match=r"not finite.*RUN@STEP") as error:
+        draw(logits, torch.tensor([[2], [2]]), s, torch.Generator().manual_seed(0))
+    assert error.value.exit_code == 70
+
+
+@pytest.mark.parametrize("s", [Sampling(), Sampling(1.0)])
+def test_a_single_possible_token_is_drawn(s):
+    assert draw(torch.tensor([[-math.inf, 3.0, -math.inf]]), NONE, s, torch.Generator()).item() == 1
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -61,6 +61,7 @@ def test_stories_depend_on_seed_and_index_alone() -> None:
 def test_written_file_is_the_corpus(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "tiny.txt"
     tales.write(path, n_bytes=20_000, seed=2)
+    assert path.read_bytes() == tales.text(20_000, 2)
     text = path.read_text(encoding="utf-8")
     stories = [tale.text for tale in tales.corpus(20_000, seed=2)]
     assert text.removesuffix("\n").split(tales.SEPARATOR) == stories

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tinygpt.config import DataConfig
 from tinygpt.corpus.files import RULES, Reader, Source, shown
 from tinygpt.errors import BAD_INPUT, USAGE, UserError, did_you_mean
 
@@ -52,10 +53,10 @@ def load(
     sources: Sequence[str | Path],
     *,
     val: str | Path | None = None,
-    val_fraction: float = 0.1,
-    val_max_bytes: int = 262_144,
+    val_fraction: float = DataConfig.val_fraction,
+    val_max_bytes: int = DataConfig.val_max_bytes,
     seed: int = 0,
-    newlines: str = "lf",
+    newlines: str = DataConfig.newlines,
     encoding: str | None = None,
     stdin: BinaryIO | None = None,
 ) -> Corpus:
@@ -74,7 +75,7 @@ def load(
     read = [source for name in sources for source in reader.read(name)]
     documents, duplicates = _unique(document for source in read for document in source.documents)
     if not documents:
-        raise UserError(f"{_names(sources)} holds no text, only empty lines; give at least a few sentences", BAD_INPUT)
+        raise UserError(f"{_names(sources)} holds no text, only empty lines; give at least a few sentences.", BAD_INPUT)
     val_read = reader.read(val) if val is not None else []
     if val is not None:
         split = _given(documents, [document for source in val_read for document in source.documents], shown(val))
@@ -101,10 +102,11 @@ def report_text(report: dict[str, Any]) -> str:
     lines += [f"{s['name']:<44}{s['kind']:<9}{s['encoding']:<12}{s['bytes']:>14,}" for s in report["sources"]]
     rows = {
         "documents": f"{report['documents']:,}",
-        "text": f"{report['bytes']:,} bytes, {report['characters']:,} characters, "
+        "text": f"{counted(report['bytes'], 'byte')}, {counted(report['characters'], 'character')}, "
         f"{report['distinct_characters']:,} different, {report['non_ascii_share']:.2%} beyond ASCII",
-        "longest line": f"{report['longest_line']:,} characters",
-        "removed": f"{report['duplicates_removed']:,} duplicates, {report['empty_removed']:,} empty documents",
+        "longest line": counted(report["longest_line"], "character"),
+        "removed": f"{counted(report['duplicates_removed'], 'duplicate')}, "
+        f"{counted(report['empty_removed'], 'empty document')}",
         "documents end": report["document_rule"],
         "split": f"{report['split']} ({report['split_reason']})",
         **{part: _part_text(report[part]) for part in ("train", "val")},
@@ -113,8 +115,13 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"note: {notice}" for notice in report["notices"])]).rstrip() + "\n"
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 byte', '2,000 bytes'."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _part_text(part: dict[str, Any]) -> str:
-    return f"{part['documents']:,} documents, {part['bytes']:,} bytes, sha256 {part['sha256'][:12]}"
+    return f"{counted(part['documents'], 'document')}, {counted(part['bytes'], 'byte')}, sha256 {part['sha256'][:12]}"
 
 
 def _names(sources: Sequence[str | Path]) -> str:
@@ -125,15 +132,17 @@ def _check_arguments(
     sources: Sequence[str | Path], val: str | Path | None, val_fraction: float, val_max_bytes: int, newlines: str
 ) -> None:
     if isinstance(sources, (str, Path)) or not sources:
-        raise UserError("no text is named; give at least one file, folder, or - for standard input", USAGE)
+        raise UserError("no text is named; give at least one file, folder, or - for standard input.", USAGE)
     if not 0 <= val_fraction <= 0.5:
-        raise UserError(f"val_fraction is {val_fraction}, it must lie between 0 and 0.5; 0.1 is usual", USAGE)
+        usual = f"{DataConfig.val_fraction} is usual"
+        raise UserError(f"val_fraction is {val_fraction}, it must lie between 0 and 0.5; {usual}.", USAGE)
     if val_max_bytes < 0:
-        raise UserError(f"val_max_bytes is {val_max_bytes}, it must not be negative; 262144 is usual", USAGE)
+        usual = f"{DataConfig.val_max_bytes} is usual"
+        raise UserError(f"val_max_bytes is {val_max_bytes}, it must not be negative; {usual}.", USAGE)
     if newlines not in NEWLINES:
-        raise UserError(f"newlines is '{newlines}'{did_you_mean(newlines, NEWLINES)}, it must be lf or keep", USAGE)
+        raise UserError(f"newlines is '{newlines}'{did_you_mean(newlines, NEWLINES)}, it must be lf or keep.", USAGE)
     if [str(source) for source in [*sources, val]].count("-") > 1:
-        raise UserError("standard input (-) is named twice, but it can be read only once; name a file", USAGE)
+        raise UserError("standard input (-) is named twice, but it can be read only once; name a file.", USAGE)
 
 
 def _unique(documents: Any) -> tuple[list[str], int]:
@@ -153,13 +162,13 @@ def _unique(documents: Any) -> tuple[list[str], int]:
 def _given(documents: list[str], val: list[str], name: str) -> _Split:
     val, _ = _unique(val)
     if not val:
-        raise UserError(f"the validation text {name} holds no text; give a file with a few sentences", BAD_INPUT)
+        raise UserError(f"the validation text {name} holds no text; give a file with a few sentences.", BAD_INPUT)
     held_out = set(val)
     train = [document for document in documents if document not in held_out]
     if not train:
-        raise UserError(f"every training document stands in the validation text {name}; give another one", BAD_INPUT)
+        raise UserError(f"every training document stands in the validation text {name}; give another one.", BAD_INPUT)
     leaked = len(documents) - len(train)
-    notice = f"{leaked:,} training documents stand in the validation text {name} too; they were removed from training"
+    notice = f"removed {counted(leaked, 'training document')} found in the validation text {name} too."
     return _Split(train, val, "given", f"the validation text is {name}", leaked, [notice] if leaked else [])
 
 
@@ -180,9 +189,9 @@ def _split(documents: list[str], fraction: float, max_bytes: int, seed: int) -> 
         reason = why_not or f"the documents are too long to make up {wanted:,} bytes"
         if train and val:
             return _Split(train, val, "tail", f"the last part of the text, because {reason}")
-    reason = f"the text has {total:,} bytes, and at least {MIN_TRAIN_BYTES} must remain for training"
+    reason = f"the text has {counted(total, 'byte')}, and at least {MIN_TRAIN_BYTES} must remain for training"
     notice = (
-        f"no validation text was set aside: {reason}; over-fitting stays invisible, so give more text or --val FILE"
+        f"no validation text was set aside: {reason}; over-fitting stays invisible, so give more text or --val FILE."
     )
     return _Split(documents, [], "none", reason, notices=[notice])
 
@@ -282,9 +291,10 @@ def _report(read: list[Source], val_read: list[Source], split: _Split, duplicate
 def _notices(report: dict[str, Any], duplicates: int) -> list[str]:
     notices = []
     if duplicates:
-        notices.append(f"{duplicates:,} documents stood there more than once; one copy of each was kept")
+        notices.append(f"removed {counted(duplicates, 'repeated document')}; one copy of each stays.")
     if report["empty_removed"]:
-        notices.append(f"{report['empty_removed']:,} empty documents were dropped")
+        notices.append(f"removed {counted(report['empty_removed'], 'empty document')}.")
     if report["mojibake"]:
-        notices.append(f"{report['mojibake']:,} double-encoded marks such as 'â€™' stand in the text, as in its source")
+        marks = counted(report["mojibake"], "double-encoded mark")
+        notices.append(f"the text holds {marks} such as 'â€™', as its source does.")
     return notices

@@ -4,7 +4,7 @@ Refusing beats mojibake. charset-normalizer alone calls a French cp1252 text "cp
 proposes; an encoding is *plausible* when there is a language written in it whose alphabet covers what the
 text holds beyond ASCII, about as often as that language uses it, in places where letters and quotation marks
 stand. When all plausible encodings give the same text, that is certain enough; when two texts remain, or
-none, the file is refused with the place of the first bad byte and the `--encoding` hint.
+none, the file is refused with the place of the first bad byte and how to name the right encoding.
 
 Not covered, therefore refused: Hebrew, Arabic, Thai and Vietnamese 8-bit texts, DOS and classic Mac code pages.
 """
@@ -130,14 +130,14 @@ def refuse_binary(data: bytes, name: str) -> None:
     """UserError 65 when the first bytes are those of a well-known binary format."""
     for magic, what in MAGIC.items():
         if data.startswith(magic):
-            raise UserError(f"{name} is {what}, not text; save its text as a .txt file and use that", BAD_INPUT)
+            raise UserError(f"{name} is {what}, not text; save its text as a .txt file and use that.", BAD_INPUT)
 
 
 def _refuse_controls(text: str, name: str) -> None:
     count = _count(r"[\x00-\x08\x0e-\x1f\x7f]", text)
     if count > CONTROL_SHARE * len(text):
-        message = f"{name} is not text: {count:,} of its {len(text):,} characters are control characters"
-        raise UserError(f"{message}; give a text file", BAD_INPUT)
+        message = f"{name} is not text: control characters are {count:,} of its {len(text):,}; give a text file."
+        raise UserError(message, BAD_INPUT)
 
 
 def _as_asked(data: bytes, name: str, encoding: str) -> str:
@@ -146,7 +146,7 @@ def _as_asked(data: bytes, name: str, encoding: str) -> str:
     except UnicodeError:
         pass  # the codec exists
     except (LookupError, ValueError):
-        raise UserError(f"'{encoding}' is no text encoding{did_you_mean(encoding, aliases)}", USAGE) from None
+        raise UserError(f"'{encoding}' is no text encoding{did_you_mean(encoding, aliases)}.", USAGE) from None
     text = _strict(data, name, encoding).removeprefix("\ufeff")
     _refuse_controls(text, name)
     return text
@@ -156,12 +156,12 @@ def _strict(data: bytes, name: str, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not valid {encoding}: {_first_bad_byte(error)}; {_HINT}", BAD_INPUT) from None
+        raise UserError(f"{name} is not valid {encoding}: {_first_bad_byte(error)}; {_HINT}.", BAD_INPUT) from None
     except (UnicodeError, ValueError) as error:
-        raise UserError(f"{name} is not valid {encoding}: {error}; {_HINT}", BAD_INPUT) from None
+        raise UserError(f"{name} is not valid {encoding}: {error}; {_HINT}.", BAD_INPUT) from None
 
 
-_HINT = "name the right one with --encoding NAME, for example --encoding cp1252"
+_HINT = "name the right one, for example encoding=cp1252 (tinygpt corpus: --encoding cp1252)"
 
 
 def _first_bad_byte(error: UnicodeDecodeError) -> str:
@@ -170,7 +170,7 @@ def _first_bad_byte(error: UnicodeDecodeError) -> str:
 
 def _detected(data: bytes, name: str, encodings: tuple[str, ...], bad: str) -> tuple[str, str, list[str]]:
     if encodings != SIXTEEN_BIT and _mostly_utf8(data):
-        raise UserError(f"{name} is UTF-8 with damaged places, the first: {bad}; repair it, or {_HINT}", BAD_INPUT)
+        raise UserError(f"{name} is UTF-8 with damaged places, the first: {bad}; repair it, or {_HINT}.", BAD_INPUT)
     texts: dict[str, str] = {}  # text -> the first encoding that gives it
     for encoding in _plausible(data, encodings):
         try:
@@ -178,13 +178,13 @@ def _detected(data: bytes, name: str, encodings: tuple[str, ...], bad: str) -> t
         except UnicodeDecodeError:
             continue
     if not texts and encodings == SIXTEEN_BIT:
-        raise UserError(f"{name} is not text: {bad}; give a text file", BAD_INPUT)
+        raise UserError(f"{name} is not text: {bad}; give a text file.", BAD_INPUT)
     if len(texts) != 1:
         may_be = f"it may be {' or '.join(texts.values())}" if texts else "its encoding could not be detected"
-        raise UserError(f"{name} is not UTF-8 ({bad}) and {may_be}; {_HINT}", BAD_INPUT)
+        raise UserError(f"{name} is not UTF-8 ({bad}) and {may_be}; {_HINT}.", BAD_INPUT)
     ((text, encoding),) = texts.items()
     _refuse_controls(text, name)
-    return text, encoding, [f"read as {encoding} (it is not UTF-8); --encoding NAME overrules this"]
+    return text, encoding, [f"read as {encoding} (it is not UTF-8); if that is wrong, {_HINT}"]
 
 
 def _mostly_utf8(data: bytes) -> bool:

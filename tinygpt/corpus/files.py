@@ -31,14 +31,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from tinygpt.corpus.encodings import decode, refuse_binary
-from tinygpt.errors import BAD_INPUT, IO_ERROR, UNSAFE, USAGE, UserError, did_you_mean
+from tinygpt.errors import BAD_INPUT, IO_ERROR, PICKLE_SUFFIXES, UNSAFE, USAGE, UserError, did_you_mean
 from tinygpt.storage import sha256
 
 MAX_BYTES = 4 * 2**30  # of one source, unpacked: a small archive can hold terabytes of zeros
 MARK = "<|endoftext|>"
 COLUMNS = ("text", "content", "story", "body", "document")
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
-COULD_RUN_CODE = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".dill"}
+RUN_FILES = ("config.json", "tokenizer.json")  # a folder with both of them is a run of tinygpt
 
 RULES = {
     "marks": f"text: a line that is exactly {MARK} ends a document",
@@ -94,7 +94,7 @@ class Reader:
 
     def notices(self) -> list[str]:
         """One sentence per change, with at most three names."""
-        return [f"{_listed(list(names))}: {sentence}" for sentence, names in self.changes.items()]
+        return [f"{_listed(list(names))}: {sentence}." for sentence, names in self.changes.items()]
 
     def _members(self, members: Iterable[tuple[str, bytes]], name: str, what: str) -> list[Source]:
         """The text files among the files of a folder or archive; the others are counted in a notice."""
@@ -107,7 +107,7 @@ class Reader:
             else:
                 self.note("skipped, no text", member)
         if not sources:
-            raise UserError(f"the {what} {name} holds no text file; tinygpt reads {', '.join(KINDS)}", BAD_INPUT)
+            raise UserError(f"the {what} {name} holds no text file; tinygpt reads {', '.join(KINDS)}.", BAD_INPUT)
         return sources
 
     def _parse(self, data: bytes, name: str, file_name: str) -> Source:
@@ -115,7 +115,7 @@ class Reader:
         if file_name.lower().endswith(".gz"):
             data, file_name = _gunzip(data, name), file_name[:-3]
         if not data:
-            raise UserError(f"{name} is empty; give a file with at least a few sentences", BAD_INPUT)
+            raise UserError(f"{name} is empty; give a file with at least a few sentences.", BAD_INPUT)
         suffix = PurePosixPath(file_name).suffix.lower()
         _refuse_code(suffix, name)
         source.kind = KINDS.get(suffix, "text")
@@ -149,7 +149,9 @@ class Reader:
     def _line_ends(self, text: str, name: str) -> str:
         if self.newlines == "keep" or "\r" not in text:
             return text
-        self.note("CRLF or CR line ends were read as LF (--newlines keep keeps them)", name)
+        self.note(
+            "CRLF or CR line ends were read as LF; newlines=keep keeps them (tinygpt corpus: --newlines keep)", name
+        )
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -167,11 +169,16 @@ def _mode(path: Path, name: str) -> int:
     try:
         return path.stat().st_mode
     except FileNotFoundError:
-        raise UserError(f"there is no file {name}{_siblings(path)}", USAGE) from None
+        from tinygpt.corpus.named import NAMES
+
+        if name in NAMES:
+            message = f"there is no file {name}; 'tinygpt corpus {name} -o {name}.txt' writes it."
+            raise UserError(message, USAGE) from None
+        raise UserError(f"there is no file {name}{_siblings(path)}.", USAGE) from None
     except ValueError as error:  # a NUL character inside the name
-        raise UserError(f"{name} is no file name ({error}); give the path of a text file", USAGE) from None
+        raise UserError(f"{name} is no file name ({error}); give the path of a text file.", USAGE) from None
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}; give the path of a text file", IO_ERROR) from None
+        raise UserError(f"{name} cannot be read: {error.strerror}; give the path of a text file.", IO_ERROR) from None
 
 
 def _siblings(path: Path) -> str:
@@ -184,18 +191,18 @@ def _siblings(path: Path) -> str:
 
 def _read_file(path: Path, name: str, mode: int) -> bytes:
     if not stat.S_ISREG(mode):
-        raise UserError(f"{name} is a pipe or a device, not a file; use - to read standard input", BAD_INPUT)
+        raise UserError(f"{name} is a pipe or a device, not a file; use - to read standard input.", BAD_INPUT)
     _refuse_code(path.suffix.lower(), name)
     try:
         with path.open("rb") as file:
             return _bounded(file, name)
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}; check its permissions", IO_ERROR) from None
+        raise UserError(f"{name} cannot be read: {error.strerror}; check its permissions.", IO_ERROR) from None
 
 
 def _refuse_code(suffix: str, name: str) -> None:
-    if suffix in COULD_RUN_CODE:
-        message = f"{name} is a pickle or a model file ({suffix}), which could run code; tinygpt reads only text here"
+    if suffix in PICKLE_SUFFIXES:
+        message = f"{name} is a pickle or a model file ({suffix}), which could run code; tinygpt reads only text here."
         raise UserError(message, UNSAFE)
 
 
@@ -204,7 +211,7 @@ def _bounded(stream: Any, name: str, limit: int | None = None) -> bytes:
     limit = MAX_BYTES if limit is None else limit
     data: bytes = stream.read(limit + 1)
     if len(data) > limit:
-        raise UserError(f"{name} holds more than {MAX_BYTES:,} bytes, the most that is read; split it", BAD_INPUT)
+        raise UserError(f"{name} holds more than {MAX_BYTES:,} bytes, the most that is read; split it.", BAD_INPUT)
     return data
 
 
@@ -212,7 +219,7 @@ def _gunzip(data: bytes, name: str) -> bytes:
     try:
         return _bounded(gzip.GzipFile(fileobj=io.BytesIO(data)), name)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{name} is no complete gzip file ({error}); fetch or pack it again", BAD_INPUT) from None
+        raise UserError(f"{name} is no complete gzip file ({error}); fetch or pack it again.", BAD_INPUT) from None
 
 
 def _zip_files(data: bytes, name: str, note: Any) -> Iterator[tuple[str, bytes]]:
@@ -235,13 +242,13 @@ def _zip_files(data: bytes, name: str, note: Any) -> Iterator[tuple[str, bytes]]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name} is no readable zip archive ({shown(str(error))}); pack it again", BAD_INPUT) from None
+        raise UserError(f"{name} is no readable zip archive ({shown(str(error))}); pack it again.", BAD_INPUT) from None
 
 
 def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each plain file below `folder`, sorted by path; links that lead out are not followed."""
+    """(name, bytes) of each plain file below `folder`, sorted by path, but for runs and links that lead out."""
     left, inside = MAX_BYTES, folder.resolve()
-    for path in sorted(_walk(folder, name)):
+    for path in sorted(_walk(folder, name, note)):
         relative = path.relative_to(folder)
         member = shown((Path(name) / relative).as_posix())
         if any(part.startswith(".") for part in relative.parts):
@@ -253,25 +260,33 @@ def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, byt
         if not path.is_file():
             note("skipped, no plain file", member)
             continue
-        if path.suffix.lower() in COULD_RUN_CODE:  # not even opened
+        if path.suffix.lower() in PICKLE_SUFFIXES:  # not even opened
             note("skipped, no text", member)
             continue
         try:
             with path.open("rb") as file:
                 content = _bounded(file, name, left)
         except OSError as error:
-            raise UserError(f"{member} cannot be read: {error.strerror}; check its permissions", IO_ERROR) from None
+            raise UserError(f"{member} cannot be read: {error.strerror}; check its permissions.", IO_ERROR) from None
         left -= len(content)
         yield member, content
 
 
-def _walk(folder: Path, name: str) -> Iterator[Path]:
+def _walk(folder: Path, name: str, note: Any) -> Iterator[Path]:
+    """Files and links below `folder`; runs are passed over, or a second training in a folder would read the first."""
+
     def fail(error: OSError) -> None:
-        raise UserError(f"the folder {name} cannot be read: {error.strerror}; check its permissions", IO_ERROR)
+        raise UserError(f"the folder {name} cannot be read: {error.strerror}; check its permissions.", IO_ERROR)
 
     for parent, folders, names in os.walk(folder, onerror=fail):
+        if set(RUN_FILES) <= set(names):
+            if Path(parent) == folder:
+                raise UserError(f"{name} is a run of tinygpt, not text; name the text that it learnt from.", BAD_INPUT)
+            folders.clear()
+            note("skipped, a run of tinygpt", shown((Path(name) / Path(parent).relative_to(folder)).as_posix()))
+            continue
         links = [entry for entry in folders if (Path(parent) / entry).is_symlink()]
-        folders[:] = [entry for entry in folders if not entry.startswith(".") and entry not in links]
+        folders[:] = sorted(entry for entry in folders if not entry.startswith(".") and entry not in links)
         yield from (Path(parent) / entry for entry in names + links)
 
 
@@ -280,7 +295,7 @@ def _looks_like_text(name: str, data: bytes) -> bool:
     suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
     if suffix in KINDS:
         return True
-    if suffix in COULD_RUN_CODE or name.lower().endswith((".gz", ".zip")):
+    if suffix in PICKLE_SUFFIXES or name.lower().endswith((".gz", ".zip")):
         return False
     try:
         refuse_binary(data, name)
@@ -297,7 +312,7 @@ def _column(names: Iterable[str], name: str, what: str) -> str:
         if wanted in by_folded:
             return by_folded[wanted]
     have = ", ".join(shown(column)[:40] for column in known[:20]) or "none"
-    raise UserError(f"{name} has no {what} called {', '.join(COLUMNS)}; it has: {have}; rename one", BAD_INPUT)
+    raise UserError(f"{name} has no {what} called {', '.join(COLUMNS)}; it has: {have}; rename one.", BAD_INPUT)
 
 
 def _only_or_named(columns: list[str], name: str, note: Any) -> str:
@@ -315,7 +330,7 @@ def _json_lines(text: str, name: str) -> Iterator[str]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON ({error}); repair or remove it", BAD_INPUT) from None
+            raise UserError(f"{where} is not JSON ({error}); repair or remove it.", BAD_INPUT) from None
         if isinstance(value, dict):
             value = value[_column(value, where, "field")]
         yield _string(value, where)
@@ -328,11 +343,11 @@ def _csv_rows(text: str, name: str, note: Any) -> Iterator[str]:
         column = _only_or_named(list(rows.fieldnames or []), name, note)
         for row in rows:
             if None in row:
-                message = f"{name}, line {rows.line_num} has more fields than the first line; quote the text"
+                message = f"{name}, line {rows.line_num} has more fields than the first line; quote the text."
                 raise UserError(message, BAD_INPUT)
             yield row[column] or ""
     except csv.Error as error:
-        raise UserError(f"{name}, line {rows.line_num} is not CSV ({error}); repair it", BAD_INPUT) from None
+        raise UserError(f"{name}, line {rows.line_num} is not CSV ({error}); repair it.", BAD_INPUT) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -351,16 +366,16 @@ def _parquet_rows(data: bytes, name: str, note: Any) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{name} is a parquet table, which needs one more package: pip install pyarrow") from None
+        raise UserError(f"{name} is a parquet table, which needs one more package: pip install pyarrow.") from None
     try:
         table = pyarrow.parquet.ParquetFile(io.BytesIO(data))
         column = _only_or_named(table.schema_arrow.names, name, note)
         groups = range(table.metadata.num_row_groups)
         if sum(table.metadata.row_group(group).total_byte_size for group in groups) > MAX_BYTES:
-            raise UserError(f"{name} unpacks to more than {MAX_BYTES:,} bytes; split it", BAD_INPUT)
+            raise UserError(f"{name} unpacks to more than {MAX_BYTES:,} bytes; split it.", BAD_INPUT)
         values = [value for batch in table.iter_batches(columns=[column]) for value in batch[column].to_pylist()]
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{name} is no readable parquet table ({shown(str(error))[:100]})", BAD_INPUT) from None
+        raise UserError(f"{name} is no readable parquet table ({shown(str(error))[:100]}).", BAD_INPUT) from None
     for number, value in enumerate(values, start=1):
         yield "" if value is None else _string(value, f"{name}, row {number}")
 
@@ -368,7 +383,7 @@ def _parquet_rows(data: bytes, name: str, note: Any) -> Iterator[str]:
 def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(
-            f"{where} holds {type(value).__name__} where the text should be; it must be a string", BAD_INPUT
+            f"{where} holds {type(value).__name__} where the text should be; it must be a string.", BAD_INPUT
         )
     return value
 
@@ -379,5 +394,5 @@ def _valid(document: str, name: str, number: int) -> str:
         document.encode()
     except UnicodeEncodeError as error:
         code = f"U+{ord(document[error.start]):04X}"
-        raise UserError(f"{name}, document {number} holds {code}, half a character; remove it", BAD_INPUT) from None
+        raise UserError(f"{name}, document {number} holds {code}, half a character; remove it.", BAD_INPUT) from None
     return document

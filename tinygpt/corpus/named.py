@@ -16,7 +16,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -158,34 +157,32 @@ def write_named(name: str, out: Path, **options: Any) -> Path:
 def _check(name: str, megabytes: float | None) -> None:
     if name not in NAMES:
         known = did_you_mean(name, NAMES)
-        raise UserError(f"there is no corpus named '{name}'{known}; the names are {', '.join(NAMES)}", USAGE)
+        raise UserError(f"there is no corpus named '{name}'{known}; the names are {', '.join(NAMES)}.", USAGE)
     if megabytes is None:
         return
     if name not in ("tales", "tinystories"):
-        raise UserError(f"{name} has one fixed size; leave megabytes out", USAGE)
+        raise UserError(f"{name} has one fixed size; leave megabytes out.", USAGE)
     if not 0.001 <= megabytes <= 10_000:
-        raise UserError(f"megabytes is {megabytes}, it must lie between 0.001 and 10000; 10 is usual", USAGE)
+        usual = TALES_MB if name == "tales" else TINYSTORIES_MB
+        raise UserError(f"megabytes is {megabytes}, it must lie between 0.001 and 10000; {usual:g} is usual.", USAGE)
 
 
 def _tales(megabytes: float | None, seed: int) -> bytes:
     from tinygpt.corpus import tales
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tales.txt"
-        tales.write(path, n_bytes=int((megabytes or TALES_MB) * MEGABYTE), seed=seed)
-        return path.read_bytes()
+    return tales.text(int((megabytes or TALES_MB) * MEGABYTE), seed)
 
 
 def _stored(path: Path, data: bytes) -> Path:
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place", IO_ERROR) from None
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place.", IO_ERROR) from None
     return path
 
 
 def _no_cache(path: Path, error: OSError) -> UserError:
-    message = f"{path} cannot be used: {error.strerror or error}; set TINYGPT_CACHE to a folder that can be written"
+    message = f"{path} cannot be used: {error.strerror or error}; set TINYGPT_CACHE to a folder that can be written."
     return UserError(message, IO_ERROR)
 
 
@@ -241,7 +238,7 @@ def _fill(
         return
     raise UserError(
         f"{name} could not be downloaded ({'; '.join(failures)}): use the built-in text with 'tinygpt corpus tales', "
-        f"pass a text file of your own, or put the file at {path}",
+        f"pass a text file of your own, or put the file at {path} by hand.",
         IO_ERROR,
     )
 
@@ -263,7 +260,7 @@ def _checked(raw: bytes, url: str, path: Path, download: _Download, notify: Call
                 f"its sha256 is {digest}, but an earlier download had {before}; if that is right, remove {record}"
             )
         if notify is not None:
-            notify(f"the text at {url} was re-issued: its sha256 is {digest}, and it was {before}")
+            notify(f"the text at {url} was re-issued: its sha256 is {digest}, and it was {before}.")
     return data
 
 

@@ -1,6 +1,7 @@
 """The built-in corpus: small children's stories from a grammar with a memory. Standard library only.
 
-    story, corpus, write     draw stories; the same seed gives the same bytes everywhere
+    story, corpus            draw stories; the same seed gives the same bytes everywhere
+    text, write              a corpus as bytes, and as a file
     parse, score             recover the choices behind a text: is it grammatical, is it consistent, what did it cost
     floor_bits_per_byte      the entropy of stories: no model can predict them with fewer bits on average
 
@@ -413,10 +414,14 @@ def corpus(n_bytes: int, seed: int = 0) -> Iterator[Tale]:
         index += 1
 
 
+def text(n_bytes: int, seed: int) -> bytes:
+    """A corpus in UTF-8: its stories with SEPARATOR between them and a final newline."""
+    return (SEPARATOR.join(tale.text for tale in corpus(n_bytes, seed)) + "\n").encode()
+
+
 def write(path: Path, n_bytes: int = 4_000_000, seed: int = 0) -> None:
-    """Write a corpus as one UTF-8 file, atomically: stories with SEPARATOR between them and a final newline."""
-    text = SEPARATOR.join(tale.text for tale in corpus(n_bytes, seed)) + "\n"
-    write_atomic(path, text.encode())
+    """Write `text` as one file, atomically."""
+    write_atomic(path, text(n_bytes, seed))
 
 
 # --- parsing ----------------------------------------------------------------------------------------------------------
