@@ -72,8 +72,8 @@ def prepare(
     if len(train_ids) < LEAST_TOKENS:
         raise UserError(
             f"the text is too short: {corpora.counted(corpus.report['bytes'], 'byte')}, {len(train_ids)} training "
-            f"tokens, and the smallest context (block_size=8) needs {LEAST_TOKENS} tokens; use at least about 30 bytes, "
-            "better 100,000.",
+            f"tokens, and the smallest context (block_size=8) needs {LEAST_TOKENS} tokens; "
+            "use at least about 30 bytes, better 100,000.",
             BAD_INPUT,
         )
     block_size, shrunk = fit_block_size(config, len(train_ids), given)
