@@ -81,6 +81,7 @@ def prepare(
     config = make_config(preset, settled)
     windows = Windows(train_ids, block_size, config.train.seed)
 
+    say("Scoring simpler models to compare with, and measuring the speed of this machine ...")
     compared, floor = compare_with(corpus, train_ids, val_ids, tokenizer)
     speed = measure(config, windows, machine)
     steps, why_steps = choose_steps(config, budget, speed, windows, len(val_ids), given)

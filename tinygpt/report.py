@@ -118,6 +118,7 @@ def evaluate_run(reference: str, text: str | None, tales_count: int, device: str
         told = score_tales(model, run.tokenizer, training, tales_count)
         figures["tales"] = {
             "n": told.n, "grammatical": told.grammatical, "consistent": told.consistent, "new": told.new,
+            "grammatical_to": told.grammatical_to, "consistent_to": told.consistent_to,
             "reasons": [reason for _, reason in told.failures],
         }  # fmt: skip
     return figures
@@ -140,7 +141,8 @@ def eval_text(result: dict[str, Any]) -> str:
     if tales := result.get("tales"):
         lines.append(
             f"  of {tales['n']} tales it wrote: {tales['grammatical']:.1%} grammatical, {tales['consistent']:.1%} "
-            f"consistent, {tales['new']:.1%} new"
+            f"consistent, {tales['new']:.1%} new; the first slip comes after {tales['grammatical_to']:.0%} of a tale, "
+            f"the first fact that changes after {tales['consistent_to']:.0%}"
         )
         lines += [f"    not grammatical or consistent, e.g.: {reason}" for reason in tales["reasons"][:3]]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
 from tinygpt.display import Display
 from tinygpt.distributed import Machine
-from tinygpt.errors import INTERRUPTED, NON_FINITE, TERMINATED, UserError
+from tinygpt.errors import INTERRUPTED, MISMATCH, NON_FINITE, TERMINATED, UserError
 from tinygpt.evaluate import next_token_loss, score
 from tinygpt.inference import generate
 from tinygpt.model import TinyGPT
@@ -49,6 +49,14 @@ class Progress:
     refused: int = 0  # steps in a row
     time_s: float = 0.0
     logs: dict[str, int] = field(default_factory=dict)  # bytes in each log when this was saved
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Progress:
+        """The stored progress; UserError (exit 66) unless it has exactly these fields."""
+        wrong = state.keys() ^ {f.name for f in dataclasses.fields(cls)}
+        if wrong:
+            raise UserError(f"state.json is of another version of tinygpt: see {', '.join(sorted(wrong))}.", MISMATCH)
+        return cls(**state)
 
 
 @dataclass
@@ -83,7 +91,7 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
         loaded, rejected = checkpoint.load(run.folder, "last", run.digests)
         checkpoint.load_model(model, loaded.model)
         checkpoint.load_optimizer(model, optimizer, loaded.optim)
-        progress = Progress(**loaded.state)
+        progress = Progress.from_state(loaded.state)
         for sentence in [*rejected, *log.cut(progress.logs), f"Going on from step {progress.step:,}."]:
             display.say(sentence)
     elif resume:

@@ -405,7 +405,9 @@ def stop(process: subprocess.Popen, number: int) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)], ids=["Ctrl-C", "SIGTERM"]
+    ("number", "code"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGHUP, TERMINATED)],
+    ids=["Ctrl-C", "SIGTERM", "terminal closed"],
 )
 def test_a_signal_saves_says_how_to_go_on_and_resume_finishes(start, tmp_path: Path, number: int, code: int):
     with inside(tmp_path):
@@ -453,3 +455,55 @@ def test_ctrl_c_while_preparing_leaves_nothing_behind(start, tmp_path: Path):
     _, err = stop(process, signal.SIGINT)
     assert (process.returncode, err.count("\n")) == (INTERRUPTED, 1) and "interrupted" in err
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+# --- what the locale, the memory and the words do to a command --------------------------------------------------------
+
+
+def test_standard_input_is_read_in_its_own_encoding(folder: Path):
+    """The bytes decide, not the locale: cp1252 would otherwise end in a traceback or in half a character."""
+    text = "Der Käfer saß schön gemütlich über dem Fluß und träumte von größeren Flügeln. " * 20
+    prompt = tinygpt("generate", "a", "-", "--max-new-tokens", "1", "--json", stdin=text.encode("cp1252")).json
+    assert prompt["samples"][0]["prompt"] == text
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 5 bytes")])
+def test_out_of_memory_is_one_sentence(folder: Path, monkeypatch, error: Exception):
+    from tinygpt import runs
+
+    def load(_reference: str) -> None:
+        raise error
+
+    monkeypatch.setattr(runs, "load", load)
+    outcome = tinygpt("generate", "a", "x")
+    assert outcome.code == 71 and outcome.err.startswith("tinygpt: out of memory; use a smaller n_embd")
+
+
+def test_other_errors_of_torch_are_not_called_memory(folder: Path, monkeypatch):
+    from tinygpt import runs
+
+    def load(_reference: str) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(runs, "load", load)
+    outcome = tinygpt("generate", "a", "x")  # a bug stays a bug
+    assert outcome.code == 1 and "shapes do not fit" in outcome.err and "out of memory" not in outcome.err
+
+
+@pytest.mark.parametrize("words", [["compare", "a@last", "a"], ["doctor", "a@4"]])
+def test_a_checkpoint_where_only_a_run_can_be_meant_is_refused(folder: Path, words: list[str]):
+    outcome = tinygpt(*words)
+    assert outcome.code == 2 and "leave out @" in outcome.err
+
+
+def test_resume_takes_no_preset(folder: Path):
+    outcome = tinygpt("train", "--resume", "--run", "a", "--preset", "gpt2")
+    assert outcome.code == 2 and "takes only --run and --quiet" in outcome.err
+
+
+def test_a_run_without_validation_text_recommends_no_eval(folder: Path):
+    Path("tiny.txt").write_text("A short text, far too short to keep some of it for validation. " * 2)
+    outcome = tinygpt("train", "tiny.txt", "--run", "tiny", "--steps", "2")
+    assert outcome.code == 0 and "tinygpt eval" not in outcome.out and "tinygpt doctor tiny" in outcome.out
+    refused = tinygpt("eval", "tiny")
+    assert refused.code == 65 and "tinygpt eval tiny FILE" in refused.err

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from tinygpt.config import make_config
 from tinygpt.data import Windows
+from tinygpt.distributed import Machine
 from tinygpt.errors import UserError
 from tinygpt.plan import (
     DEFAULT_MINUTES,
@@ -20,8 +22,10 @@ from tinygpt.plan import (
     dropout_for,
     expected_seconds,
     fit_block_size,
+    thread_candidates,
 )
 
+CPU = Machine(torch.device("cpu"), bf16=False, why="")
 SPEED = Speed(step_s=0.1, threads=2, tokens_per_s=10_000.0)
 
 
@@ -203,3 +207,23 @@ def test_the_context_shrinks_to_the_text_and_says_so(n_tokens, expected):
 def test_a_given_context_is_not_shrunk():
     given = {"block_size": 128}
     assert fit_block_size(make_config("modern", given), 50, given) == (128, [])
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cores", "tried"),
+    [("1", [1]), ("2", [1, 2]), ("6", [1, 2, 4, 6]), ("8", [1, 2, 4, 8]), ("4,2", [1, 2, 4])],
+)
+def test_threads_worth_measuring(monkeypatch, cores, tried):
+    """OMP_NUM_THREADS is honoured, also in its list form."""
+    monkeypatch.setenv("OMP_NUM_THREADS", cores)
+    assert thread_candidates(make_config(), CPU) == tried
+    assert thread_candidates(make_config(overrides={"threads": 3}), CPU) == [3]
+
+
+@pytest.mark.parametrize("value", ["", "many", "0"])
+def test_an_omp_num_threads_that_says_nothing_is_ignored(monkeypatch, value):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert thread_candidates(make_config(), CPU)[0] == 1

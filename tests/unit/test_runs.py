@@ -92,6 +92,13 @@ def test_references(run, tmp_path):
     refused(2, "there is no run ''", runs.resolve, "")
 
 
+def test_a_path_may_contain_an_at(run, tmp_path):
+    folder = tmp_path / "you@home"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert runs.resolve(str(folder)) == (folder, "best")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "-x", ".hidden", "a" * 65, "ü", "a b", "a\n"])
 def test_names_that_could_leave_the_folder_are_refused(name):
     refused(2, "must be 1-64 letters", runs.check_name, name)

@@ -354,6 +354,13 @@ def test_score(four_mb: list[tales.Tale]) -> None:
     result = tales.score([good, copied, cut, wrong], {copied.replace(" ", "\n")})
     assert (result.n, result.grammatical, result.consistent, result.new) == (4, 0.75, 0.5, 0.75)
     assert [index for index, _ in result.failures] == [1, 2, 3]
+    tos = [tales.parse(text) for text in (good, copied, cut, wrong)]
+    assert [v.grammatical_to for v in tos] == [1, 1, pytest.approx(1, abs=0.1), 1]
+    assert tos[0].consistent_to == tos[1].consistent_to == 1 > tos[3].consistent_to > 0.5
+    assert result.consistent_to == pytest.approx(sum(v.consistent_to for v in tos) / 4)
+    assert result.grammatical_to == pytest.approx(sum(v.grammatical_to for v in tos) / 4)
+    slip = good[: len(good) // 2] + " xylophonically " + good[len(good) // 2 :]
+    assert 0.3 < tales.parse(slip).grammatical_to < 0.6
     assert all(reason for _, reason in result.failures)
     with pytest.raises(ValueError, match="no texts"):
         tales.score([], set())

@@ -275,3 +275,26 @@ def test_without_a_validation_text_the_last_checkpoint_is_the_best(tmp_path, mak
     session = set_up(run, machine, silent)
     assert train(session) == 0 and records(session, "eval") == []
     assert checkpoint.load(run.folder, "best")[0].step == 12
+
+
+def test_a_state_of_another_version_is_refused(tmp_path, make_run, machine, silent):
+    """A field more or less would otherwise be a traceback, or a default where a number was."""
+    from tinygpt.train import Progress
+
+    session = set_up(make_run(tmp_path / "run"), machine, silent)
+    train(session)
+    state = checkpoint.load(session.run.folder)[0].state
+    assert Progress.from_state(state) == session.progress
+    for wrong in ({**state, "luck": 7}, {k: v for k, v in state.items() if k != "since_best"}):
+        with pytest.raises(UserError, match=r"luck|since_best") as error:
+            Progress.from_state(wrong)
+        assert error.value.exit_code == 66
+
+
+def test_a_checkpoint_at_every_new_best(tmp_path, make_run, machine, silent):
+    """BEST is the step that best_bpb was measured at, also where save_every does not fall on it."""
+    session = set_up(make_run(tmp_path / "run", eval_every=5, save_every=12), machine, silent)
+    assert train(session) == 0
+    best = session.progress.best_step
+    assert best not in (None, 0)
+    assert checkpoint.read_pointer(session.run.folder / "checkpoints", "BEST") == checkpoint.folder_name(best)

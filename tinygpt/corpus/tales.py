@@ -56,6 +56,7 @@ class Verdict:
     grammatical: every sentence comes from the grammar, in the order of a story, with words of the right kinds.
     consistent: moreover all facts agree; then, and only then, P(text) > 0 and `bits` = -log2 P(text) is known.
     plot: the plot's name where one was recognised. reason: why not grammatical or not consistent, "" if both.
+    grammatical_to, consistent_to: share of the characters (0 to 1) before the first place that is not.
     """
 
     grammatical: bool
@@ -63,17 +64,25 @@ class Verdict:
     bits: float | None
     plot: str | None
     reason: str
+    grammatical_to: float = 1.0
+    consistent_to: float = 1.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Shares (0 to 1) over `n` texts, and (index of the text, reason) for each text that missed one of the three."""
+    """Shares (0 to 1) over `n` texts, and (index of the text, reason) for each text that missed one of the three.
+
+    grammatical_to, consistent_to: mean share of a text before its first slip. A young model makes one in every
+    text, so that these move long before the shares of whole texts do.
+    """
 
     n: int
     grammatical: float
     consistent: float
     new: float
     failures: list[tuple[int, str]]
+    grammatical_to: float
+    consistent_to: float
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
@@ -562,10 +571,11 @@ def parse(text: str) -> Verdict:
         extra = sum(2.0 ** (first.bits - other.bits) for other in strict.found[1:])
         return Verdict(True, True, first.bits - math.log2(1 + extra), first.plot, "")
     lenient = _walk(text, strict=False)
+    consistent_to = strict.at / max(1, len(text))
     if lenient.found:
         plot = strict.stuck[0].plot if strict.stuck else ""
-        return Verdict(True, False, None, plot or None, _contradiction(text, strict))
-    return Verdict(False, False, None, None, _misfit(text, lenient))
+        return Verdict(True, False, None, plot or None, _contradiction(text, strict), 1.0, consistent_to)
+    return Verdict(False, False, None, None, _misfit(text, lenient), lenient.at / max(1, len(text)), consistent_to)
 
 
 def _contradiction(text: str, walk: _Walk) -> str:
@@ -664,4 +674,6 @@ def score(texts: Sequence[str], training: Collection[str]) -> Score:
         sum(verdict.consistent for verdict in verdicts) / n,
         sum(is_new) / n,
         failures,
+        sum(verdict.grammatical_to for verdict in verdicts) / n,
+        sum(verdict.consistent_to for verdict in verdicts) / n,
     )
