@@ -212,8 +212,11 @@ def make_config(preset: str = DEFAULT_PRESET, overrides: Mapping[str, Any] | Non
 def parse_assignments(words: list[str]) -> dict[str, str]:
     """{"n_embd": "64"} from ["n_embd=64"]; UserError for a word without '='."""
     for word in words:
-        if "=" not in word:
+        name, equals, value = word.partition("=")
+        if not equals:
             raise UserError(f"{word!r} is neither a file nor field=value.")
+        if name in ("preset", "minutes", "steps", "epochs", "val", "run"):
+            raise UserError(f"{word!r} is an option, not a field: write --{name} {value}.")
     return {name.strip(): value.strip() for name, _, value in (word.partition("=") for word in words)}
 
 

@@ -206,3 +206,10 @@ def test_the_users_own_defaults(tmp_path, monkeypatch):
     (tmp_path / "tinygpt").mkdir()
     (tmp_path / "tinygpt" / "config.toml").write_text("n_layers = 2")
     assert user_defaults() == {"n_layers": 2}
+
+
+@pytest.mark.parametrize("word", ["preset=gpt2", "minutes=3", "steps=5", "epochs=1", "val=v.txt", "run=x"])
+def test_an_option_typed_as_a_field_is_shown_as_it_is_written(word):
+    name, _, value = word.partition("=")
+    with pytest.raises(UserError, match=f"write --{name} {value}"):
+        parse_assignments([word])
