@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import tinygpt
+from tinygpt.config import TEMPERATURE
 from tinygpt.errors import INTERRUPTED, IO_ERROR, OUT_OF_MEMORY, USAGE, UserError, did_you_mean
 
 
@@ -189,7 +190,7 @@ def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Argument(help="The beginning of the text; - reads standard input; empty starts a document.")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token; 1 draws as the model says.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token; 1 draws as the model says.")] = TEMPERATURE,
     top_k: Annotated[int, typer.Option(help="Draw among the k likeliest tokens (0: all).")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that sum to p.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0,

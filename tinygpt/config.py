@@ -171,7 +171,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 DEFAULT_PRESET = "modern"
-TEMPERATURE = 0.8  # of texts drawn for people: during training, in reports, by default on the command line
+TEMPERATURE = 0.6  # of texts drawn for people: during training, in reports, by default on the command line
 
 # A family of sizes, small to large, every width a multiple of 64; the planner takes pico for very small texts.
 SIZES: dict[str, dict[str, int]] = {

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tinygpt.config import TEMPERATURE
 from tinygpt.corpus import tales
 from tinygpt.data import Ids, scoring_windows, total_bytes
 from tinygpt.distributed import Machine
@@ -173,7 +174,7 @@ def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float | No
 
 
 def score_tales(
-    model: TinyGPT, tokenizer: Tokenizer, training: Sequence[str], count: int = 200, temperature: float = 0.8,
+    model: TinyGPT, tokenizer: Tokenizer, training: Sequence[str], count: int = 200, temperature: float = TEMPERATURE,
     seed: int = 0,
 ) -> tales.Score:  # fmt: skip
     """Let the model write `count` tales from <bos> and parse each: share grammatical, consistent, new."""
