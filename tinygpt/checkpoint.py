@@ -69,20 +69,24 @@ def save(
         "files": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()},
     }  # fmt: skip
     manifest["sha256"] = sha256(canonical(manifest))
+    former: Path | None = None  # of this very step, from a session that stopped here
     try:
         temporary.mkdir(parents=True)
         for name, data in files.items():
             write_durable(temporary / name, data)
         write_durable(temporary / "MANIFEST.json", canonical(manifest))
         fsync_folder(temporary)
-        former = set_aside(target) if target.exists() else None  # of an earlier session that stopped at this step
+        if target.exists():
+            former = set_aside(target)
         temporary.rename(target)
         fsync_folder(folder)
-        if former:
-            shutil.rmtree(former)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if former and not target.exists():
+            former.rename(target)
         raise
+    if former:
+        shutil.rmtree(former)
     write_atomic(folder / "LATEST", f"{target.name}\n".encode())
     if best:
         write_atomic(folder / "BEST", f"{target.name}\n".encode())

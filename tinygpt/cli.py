@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}.", IO_ERROR)
     except (MemoryError, RuntimeError) as error:  # torch says it with a RuntimeError
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
             raise
         fail(
             "out of memory; use a smaller n_embd, n_layers or batch_size, or micro_batch=1 with the same batch.",

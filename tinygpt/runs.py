@@ -10,6 +10,7 @@ line is a name under runs/ or a path, with @best (default), @last or @STEP behin
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -55,7 +56,7 @@ class Run:
         """What to hold a validation figure against, by name [bits/byte]: baselines, and the floor if it is known."""
         return {**self.facts["baselines"], **({"floor": self.facts["floor"]} if self.facts["floor"] else {})}
 
-    @property
+    @functools.cached_property
     def digests(self) -> dict[str, str]:
         """What a checkpoint must have been made with."""
         return {"tokenizer": self.tokenizer.sha256, "data": sha256(self.train_ids.tobytes() + self.val_ids.tobytes())}

@@ -334,6 +334,23 @@ def test_saving_a_step_again_replaces_it(run, model, optimizer):
     assert not list((run / "checkpoints").glob(".*"))
 
 
+def test_a_step_saved_again_in_vain_keeps_its_first_checkpoint(run, model, optimizer, monkeypatch):
+    """The old folder has made room by then, and must come back under its name."""
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name.startswith(".tmp-"):
+            raise OSError("no rename here")
+        return rename(self, target)
+
+    before = (folder(run, 15) / "MANIFEST.json").read_bytes()
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no rename here"):
+        save(run, 15, model, optimizer)
+    assert (folder(run, 15) / "MANIFEST.json").read_bytes() == before
+    assert checkpoint.load(run)[0].step == 15
+
+
 def test_a_full_disk_is_an_oserror_and_loses_nothing(run, model, optimizer, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

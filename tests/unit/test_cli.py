@@ -479,15 +479,16 @@ def test_out_of_memory_is_one_sentence(folder: Path, monkeypatch, error: Excepti
     assert outcome.code == 71 and outcome.err.startswith("tinygpt: out of memory; use a smaller n_embd")
 
 
-def test_other_errors_of_torch_are_not_called_memory(folder: Path, monkeypatch):
+@pytest.mark.parametrize("words", ["shapes do not fit", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_of_torch_are_not_called_memory(folder: Path, monkeypatch, words: str):
     from tinygpt import runs
 
     def load(_reference: str) -> None:
-        raise RuntimeError("shapes do not fit")
+        raise RuntimeError(words)
 
     monkeypatch.setattr(runs, "load", load)
     outcome = tinygpt("generate", "a", "x")  # a bug stays a bug
-    assert outcome.code == 1 and "shapes do not fit" in outcome.err and "out of memory" not in outcome.err
+    assert outcome.code == 1 and words in outcome.err and "out of memory" not in outcome.err
 
 
 @pytest.mark.parametrize("words", [["compare", "a@last", "a"], ["doctor", "a@4"]])

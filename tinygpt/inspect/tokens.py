@@ -1,6 +1,6 @@
 """How a text becomes tokens: every piece, where it stands, and the merges that built it. No torch.
 
-`tokens` and `summary` give plain data (dicts, lists, numbers, text); `render` writes that data for a terminal.
+`tokens` gives plain data (dicts, lists, numbers, text); `render` writes that data for a terminal.
 """
 
 from __future__ import annotations
@@ -36,16 +36,6 @@ def tokens(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
         "pieces": [_plain(piece, text[owner[piece.start] : owner[piece.end - 1] + 1]) for piece in pieces],
         "summary": _summary(pieces, text),
     }
-
-
-def summary(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    """How well the vocabulary fits `text`.
-
-    tokens, bytes, characters (code points); bytes_per_token and single_byte_share (tokens that no merge built), None
-    for an empty text; kinds: bytes, tokens and bytes_per_token by kind of character (see `kind`), most bytes first. A
-    token over several kinds is shared out between them by its bytes, so bytes and tokens add up to the totals.
-    """
-    return _summary(tokenizer.explain(text), text)
 
 
 @lru_cache(maxsize=4096)
@@ -125,6 +115,12 @@ def _plain(piece: Piece, touched: str) -> dict[str, Any]:
 
 
 def _summary(pieces: list[Piece], text: str) -> dict[str, Any]:
+    """How well the vocabulary fits `text`.
+
+    tokens, bytes, characters (code points); bytes_per_token and single_byte_share (tokens that no merge built), None
+    for an empty text; kinds: bytes, tokens and bytes_per_token by kind of character (see `kind`), most bytes first. A
+    token over several kinds is shared out between them by its bytes, so bytes and tokens add up to the totals.
+    """
     kind_of_byte: list[str] = []
     for character in text:
         kind_of_byte.extend([kind(character)] * len(character.encode()))
