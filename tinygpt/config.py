@@ -96,7 +96,11 @@ class TrainConfig:
 
     batch_size: int = setting(8, "sequences per step", 1, 65536)
     micro_batch: int = setting(0, "sequences per forward/backward, a divisor of batch_size (0: batch_size)", 0, 65536)
-    lr: float = setting(2e-3, "peak learning rate", 0.0, 10.0)
+    lr: float = setting(5e-3, "peak learning rate of AdamW", 0.0, 10.0)
+    muon_lr: float = setting(
+        0.02, "peak learning rate of Muon, for the matrices in the blocks (0: AdamW too)", 0.0, 10.0
+    )
+    muon_momentum: float = setting(0.95, "Muon: memory of the gradient", 0.0, 0.9999)
     weight_decay: float = setting(0.1, "pull of matrices towards zero, times lr", 0.0, 10.0)
     warmup_steps: int = setting(-1, "steps of linear warm-up (-1: 10 % of max_steps)", -1, 10**9)
     decay: float = setting(0.5, "share of the steps, at the end, in which lr falls linearly to 0", 0.0, 1.0)
@@ -112,6 +116,10 @@ class TrainConfig:
     seed: int = setting(0, "decides first weights, order of the data, dropout and samples", 0, 2**31 - 1)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("auto", "number format of the products", choices=("auto", "fp32", "bf16"))
+    fast: bool = setting(True, "the loss in pieces, on its way forward (false: as the formula says)")
+    compiled: str = setting(
+        "auto", "machine code for this shape (auto: if it saves time)", choices=("auto", "yes", "no")
+    )
     threads: int = setting(0, "CPU threads (0: probed)", 0, 1024)
 
     def __post_init__(self) -> None:
@@ -157,7 +165,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": dict(model_config),
         # The tutorial's recipe: AdamW with PyTorch's decay and betas, a constant rate, nothing clipped.
         "train": {
-            "batch_size": 32, "lr": 3e-4, "weight_decay": 0.01, "warmup_steps": 0, "decay": 0.0,
+            "batch_size": 32, "lr": 3e-4, "muon_lr": 0.0, "weight_decay": 0.01, "warmup_steps": 0, "decay": 0.0,
             "beta2": 0.999, "grad_clip": 0.0,
         },
     },

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from tinygpt.config import TEMPERATURE
 from tinygpt.corpus import tales
@@ -19,6 +17,7 @@ from tinygpt.data import Ids, scoring_windows, total_bytes
 from tinygpt.distributed import Machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.inference import generate_documents
+from tinygpt.loss import next_token_loss
 from tinygpt.model import TinyGPT
 from tinygpt.tokenizer import Tokenizer
 
@@ -37,12 +36,6 @@ def bits_per_byte(total_nats: float, n_bytes: int) -> float:
     if n_bytes <= 0:
         raise ValueError("bits per byte of an empty text is not defined.")
     return total_nats / (math.log(2) * n_bytes)
-
-
-def next_token_loss(model: TinyGPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of the next token [nats], mean or sum over the (B, T) positions; computed in fp32."""
-    logits = model(inputs)  # (B, T, V)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
 
 
 @dataclass(frozen=True)

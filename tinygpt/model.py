@@ -304,13 +304,17 @@ class TinyGPT(nn.Module):
         self.initialise()
 
     def forward(self, idx: Tensor, cache: Cache = NoCache()) -> Tensor:  # noqa: B008  (it has no state)
+        return self.head(self.features(idx, cache))  # (B, T, V)
+
+    def features(self, idx: Tensor, cache: Cache) -> Tensor:
+        """What the head reads at every position. (B, T) ids in, (B, T, C) out."""
         start = cache.length
         if start + idx.shape[1] > self.config.block_size:
             raise ValueError(f"{start + idx.shape[1]} tokens do not fit into block_size={self.config.block_size}.")
         x = self.dropout(self.positions.add(self.embedding(idx), start))  # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, self.positions, start, cache.layer(i))
-        return self.head(self.norm(x))  # (B, T, V)
+        return self.norm(x)
 
     @torch.no_grad()
     def initialise(self) -> None:

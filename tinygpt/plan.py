@@ -21,7 +21,7 @@ from tinygpt.config import SIZES, Config
 from tinygpt.data import Windows
 from tinygpt.distributed import Machine, cpu_cores
 from tinygpt.errors import UserError
-from tinygpt.evaluate import next_token_loss
+from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.optim import make_optimizer
 
@@ -120,15 +120,15 @@ def median_step(config: Config, windows: Windows, machine: Machine, seconds: flo
     """Median seconds of one forward, backward and update, over `seconds` of them (at least 3)."""
     torch.manual_seed(0)
     model = TinyGPT(config.model).to(machine.device)
-    optimizer = make_optimizer(model, config.train)
+    loss_of = TrainingLoss(model, machine, config.train.fast)
+    optimizer = make_optimizer(model, config.train, machine.bf16)
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         for micro_step in range(config.train.batch_size // config.train.micro_batch):
             inputs, targets = windows.batch(len(times) + micro_step, config.train.micro_batch)
-            with machine.autocast():
-                loss = next_token_loss(model, inputs.to(machine.device), targets.to(machine.device))
+            loss = loss_of(inputs.to(machine.device), targets.to(machine.device))
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -21,12 +21,13 @@ from tinygpt import checkpoint
 from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
 from tinygpt.display import Display
-from tinygpt.distributed import Machine
+from tinygpt.distributed import Machine, keep_freed_memory
 from tinygpt.errors import INTERRUPTED, MISMATCH, NON_FINITE, TERMINATED, UserError
-from tinygpt.evaluate import next_token_loss, score
+from tinygpt.evaluate import score
 from tinygpt.inference import generate
+from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
-from tinygpt.optim import learning_rate, make_optimizer
+from tinygpt.optim import make_optimizer, schedule, set_rate
 from tinygpt.plan import SAMPLE_TOKENS
 from tinygpt.records import METRICS, SAMPLES, Log, read
 from tinygpt.runs import Run
@@ -66,6 +67,7 @@ class Session:
     run: Run
     machine: Machine
     model: TinyGPT
+    loss: torch.nn.Module  # of (inputs, targets) [nats/token]
     optimizer: torch.optim.Optimizer
     progress: Progress
     windows: Windows
@@ -80,12 +82,14 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     config = run.config.train
     if config.threads and machine.device.type == "cpu":
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     model = TinyGPT(run.config.model)
     windows = Windows(run.train_ids, run.config.model.block_size, config.seed)
     check_device(model, machine, windows)
     model.to(machine.device)
-    optimizer = make_optimizer(model, config)
+    loss = TrainingLoss(model, machine, config.fast, config.compiled == "yes")
+    optimizer = make_optimizer(model, config, machine.bf16)
     log, progress = Log(run.folder), Progress()
     if resume and checkpoint.step_folders(run.folder / "checkpoints"):
         loaded, rejected = checkpoint.load(run.folder, "last", run.digests)
@@ -99,7 +103,9 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
         display.say("No checkpoint yet: starting at step 0.")
     checkpoint.sweep(run.folder)
     clock = Clock(progress.time_s, progress.step)
-    return Session(run, machine, model, optimizer, progress, windows, log, display, clock, read(run.folder / METRICS))
+    return Session(
+        run, machine, model, loss, optimizer, progress, windows, log, display, clock, read(run.folder / METRICS)
+    )
 
 
 def train(s: Session) -> int:
@@ -122,10 +128,9 @@ def train(s: Session) -> int:
                 return 0 if finished else signals.code
 
             loss, grad_norm = gather_gradient(s)
-            lr = learning_rate(p.step, config)
+            share = schedule(p.step, config)
             if math.isfinite(loss) and math.isfinite(grad_norm):
-                for group in s.optimizer.param_groups:
-                    group["lr"] = lr
+                set_rate(s.optimizer, share)
                 s.optimizer.step()
                 p.refused = 0
                 p.train_loss = loss if p.train_loss is None else 0.9 * p.train_loss + 0.1 * loss
@@ -133,7 +138,7 @@ def train(s: Session) -> int:
                 refuse_step(s, loss, grad_norm)
             p.step += 1
             if p.step % config.log_every == 0 or p.step == config.max_steps:
-                write_record(s, loss, lr, grad_norm)
+                write_record(s, loss, share * config.lr, grad_norm)
 
 
 def gather_gradient(s: Session) -> tuple[float, float]:
@@ -149,8 +154,7 @@ def gather_gradient(s: Session) -> tuple[float, float]:
     s.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=s.machine.device)
     for x, y in zip(inputs.chunk(micro_steps), targets.chunk(micro_steps), strict=True):
-        with s.machine.autocast():
-            loss = next_token_loss(s.model, x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
+        loss = s.loss(x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
         loss.backward()
         total += loss.detach()
     gradients = [q.grad for q in s.model.parameters() if q.grad is not None]
@@ -162,7 +166,7 @@ def gather_gradient(s: Session) -> tuple[float, float]:
 
 def refuse_step(s: Session, loss: float, grad_norm: float) -> None:
     """A step that is not finite never touches the weights: say so, and after three in a row give up."""
-    p, lr = s.progress, s.run.config.train.lr
+    p, config = s.progress, s.run.config.train
     p.refused += 1
     sick = [name for name, q in s.model.named_parameters() if q.grad is not None and not q.grad.isfinite().all()]
     where = f", first in {sick[0]}" if sick else ""
@@ -174,7 +178,7 @@ def refuse_step(s: Session, loss: float, grad_norm: float) -> None:
         save(s)
         raise UserError(
             f"{text}; {REFUSED_IN_A_ROW} in a row, so training stopped; the weights saved are the last good ones. "
-            f"Try a lower rate in a new run: lr={lr / 10:g}.",
+            f"Try lower rates in a new run: lr={config.lr / 10:g} muon_lr={config.muon_lr / 10:g}.",
             NON_FINITE,
         )
 

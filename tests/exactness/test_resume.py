@@ -233,7 +233,7 @@ def test_the_command_survives_ctrl_c_and_sigkill(tmp_path, texts, machine):
     (tmp_path / "story.txt").write_text("\n\n".join(texts), encoding="utf-8")
     settings = [
         "n_embd=32", "n_layers=2", "n_heads=4", "block_size=32", "vocab_size=320", "batch_size=4", "micro_batch=2",
-        "dropout=0.1", "threads=1", "device=cpu", "log_every=1", "save_every=40", "eval_every=100",
+        "dropout=0.1", "threads=1", "device=cpu", "precision=fp32", "log_every=1", "save_every=40", "eval_every=100",
     ]  # fmt: skip
     folder = tmp_path / "runs" / "x"
     first = command("train", "story.txt", "--steps", 400, "--run", "x", *settings, folder=tmp_path)

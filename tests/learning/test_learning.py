@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tinygpt.config import PRESETS, SIZES, ModelConfig, TrainConfig
-from tinygpt.evaluate import next_token_loss
+from tinygpt.loss import next_token_loss
 from tinygpt.model import TinyGPT
-from tinygpt.optim import learning_rate, make_optimizer
+from tinygpt.optim import make_optimizer, schedule, set_rate
 
 AXES = {
     "positions": ["learned", "rotary"],
@@ -94,8 +94,7 @@ def steps(model, config, batch):
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+        set_rate(optimizer, schedule(step, config))
         optimizer.step()
     return loss.item()
 

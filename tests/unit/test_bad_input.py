@@ -215,7 +215,7 @@ def test_one_sentence_and_nothing_written(folder: Path, words: list[str], code: 
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("unit", ["gpu", "cuda", "bf16"])
+@pytest.mark.parametrize("unit", ["gpu", "cuda"])
 def test_what_this_machine_lacks_is_named(folder: Path, unit: str, monkeypatch):
     import torch
 
@@ -223,7 +223,6 @@ def test_what_this_machine_lacks_is_named(folder: Path, unit: str, monkeypatch):
     word, phrase = {
         "gpu": ("device=gpu", "auto, cpu, cuda, mps"),
         "cuda": ("device=cuda", "it has "),
-        "bf16": ("precision=bf16", "use precision=fp32"),
     }[unit]
     before = tree(folder)
     assert_one_sentence(tinygpt(*TRAIN, "good.txt", word), USAGE, (phrase,))

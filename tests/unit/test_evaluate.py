@@ -17,12 +17,12 @@ from tinygpt.evaluate import (
     bigram_probabilities,
     bits_per_byte,
     memorised_share,
-    next_token_loss,
     pair_numbers,
     score,
     word_runs,
     xz_bits_per_byte,
 )
+from tinygpt.loss import next_token_loss
 
 
 def test_bits_per_byte_by_hand():

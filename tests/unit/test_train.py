@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tinygpt import checkpoint
+from tinygpt import checkpoint, distributed
 from tinygpt import train as training
 from tinygpt.config import PRESETS, ModelConfig, TrainConfig
 from tinygpt.data import Windows
 from tinygpt.distributed import Machine, choose_machine
 from tinygpt.errors import UserError
+from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.records import read
 from tinygpt.storage import sha256
@@ -31,16 +32,16 @@ def records(session, kind):
 
 
 class Faulty:
-    """next_token_loss with a fault at some of its calls; remembers the weights' digest at every training call."""
+    """The training loss with a fault at some of its calls; remembers the weights' digest at every call."""
 
     def __init__(self, monkeypatch, faults, factor=math.inf):
-        self.real, self.faults, self.factor, self.digests = training.next_token_loss, faults, factor, []
-        monkeypatch.setattr(training, "next_token_loss", self)
+        self.real, self.faults, self.factor, self.digests = TrainingLoss.forward, faults, factor, []
+        monkeypatch.setattr(TrainingLoss, "forward", lambda loss, *batch: self(loss, *batch))
 
-    def __call__(self, model, *arguments):
+    def __call__(self, loss, *batch):
         call = len(self.digests)
-        self.digests.append(digest(model))
-        return self.real(model, *arguments) * (self.factor if call in self.faults else 1)
+        self.digests.append(digest(loss.model))
+        return self.real(loss, *batch) * (self.factor if call in self.faults else 1)
 
 
 @pytest.mark.parametrize("factor", [math.inf, -math.inf, math.nan])
@@ -51,7 +52,7 @@ def test_one_bad_step_leaves_the_weights_and_is_counted(tmp_path, make_run, mach
     assert train(session) == 0
     assert faulty.digests[5] == faulty.digests[6] != faulty.digests[7]
     assert len(faulty.digests) == 12 and session.progress.step == 12 and session.progress.refused == 0
-    assert {state["step"].item() for state in session.optimizer.state.values()} == {11}
+    assert {state["step"].item() for state in session.optimizer.state.values() if "step" in state} == {11}
     assert all(p.isfinite().all() for p in session.model.parameters()) and math.isfinite(session.progress.train_loss)
     (event,) = records(session, "event")
     assert event["step"] == 5 and "step 5 refused" in event["text"] and "loss" in event["non_finite"]
@@ -199,8 +200,22 @@ def test_the_check_leaves_the_run_as_it_was(pretend):
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(UserError, match=r"device=cuda is not on this machine; it has .*cpu"):
         choose_machine(TrainConfig(device="cuda"))
-    with pytest.raises(UserError, match="precision=bf16 is not native on cpu"):
-        choose_machine(TrainConfig(device="cpu", precision="bf16"))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_is_taken_where_it_is_fast(monkeypatch, fast):
+    monkeypatch.setattr(distributed, "bf16_is_fast", lambda device: fast)
+    assert choose_machine(TrainConfig(device="cpu")).bf16 is fast
+    assert choose_machine(TrainConfig(device="cpu", precision="bf16")).bf16
+    assert not choose_machine(TrainConfig(device="cpu", precision="fp32")).bf16
+
+
+def test_slow_bf16_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(distributed, "bf16_is_fast", lambda device: False)
+    monkeypatch.setattr(distributed, "available_devices", lambda: {"cuda": "old", "cpu": "1 core"})
+    assert not choose_machine(TrainConfig()).bf16
+    with pytest.raises(UserError, match="precision=bf16 is not native on cuda"):
+        choose_machine(TrainConfig(precision="bf16"))
 
 
 def test_several_ranks_are_refused(monkeypatch):
@@ -221,7 +236,8 @@ def test_what_a_run_records(tmp_path, make_run, machine, silent):
     assert [r["step"] for r in steps] == list(range(1, 13))
     assert [r["tokens"] for r in steps] == [step * 4 * 32 for step in range(1, 13)]
     assert steps[0]["loss"] == pytest.approx(math.log(320), abs=0.1) and steps[-1]["loss"] < steps[0]["loss"]
-    assert [r["lr"] for r in steps] == [training.learning_rate(step, session.run.config.train) for step in range(12)]
+    config = session.run.config.train
+    assert [r["lr"] for r in steps] == [training.schedule(step, config) * config.lr for step in range(12)]
     evals = records(session, "eval")
     assert [r["step"] for r in evals] == [0, 4, 8, 12]
     best = min(evals, key=lambda r: r["val_bpb"])
@@ -245,7 +261,7 @@ def test_train_bpb_is_the_training_loss_in_bits_per_byte(tmp_path, make_run, mac
 
 def test_patience_ends_a_run_that_gets_worse(tmp_path, make_run, machine, silent):
     """lr 0: no validation after the first is better, so the second one in a row ends it; BEST stays the first."""
-    session = set_up(make_run(tmp_path / "run", lr=0.0, patience=2, max_steps=40), machine, silent)
+    session = set_up(make_run(tmp_path / "run", muon_lr=0.0, lr=0.0, patience=2, max_steps=40), machine, silent)
     assert train(session) == 0
     assert session.progress.step == 8 and stop_early(session)
     assert checkpoint.load(session.run.folder, "best")[0].step == 0

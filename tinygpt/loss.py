@@ -1,0 +1,90 @@
+"""How wrong the guesses are: the loss in two lines, and the same number faster.
+
+`next_token_loss` is the definition. `TrainingLoss` is what training calls: with `fast` it never holds the scores of all
+positions at once, and with `compiled` its blocks run as machine code made for this shape. tests/exactness/test_fast.py
+holds the two against each other.
+
+Shapes: B sequences, T positions, N = B * T, C = n_embd, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinygpt.distributed import Machine
+from tinygpt.model import NoCache, TinyGPT
+
+ROWS_AT_ONCE = 256  # positions whose scores are in memory together: 4 MB at V = 4,096, which a CPU's cache holds
+
+
+def next_token_loss(model: TinyGPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of the next token [nats], mean or sum over the (B, T) positions; computed in fp32."""
+    logits = model(inputs)  # (B, T, V)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of softmax(features @ weight^T) against targets, some rows at a time.
+
+    features (N, C), weight (V, C), targets (N,). The gradients are made on the way forward, while the scores are there:
+
+        d loss / d scores = (softmax(scores) - onehot(targets)) / N
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+        total = features.new_zeros((), dtype=torch.float32)
+        d_features = torch.empty_like(features)
+        d_weight = torch.zeros_like(weight)
+        matrix = weight.to(features.dtype)
+        for x, t, d_x in zip(features.split(rows), targets.split(rows), d_features.split(rows), strict=True):
+            scores = (x @ matrix.T).float()  # (rows, V)
+            log_sums = scores.logsumexp(1, keepdim=True)  # (rows, 1)
+            total += (log_sums - scores.gather(1, t[:, None])).sum()
+            d_scores = scores.sub_(log_sums).exp_()
+            d_scores[torch.arange(len(t), device=t.device), t] -= 1
+            d_scores = d_scores.to(features.dtype)
+            torch.mm(d_scores, matrix, out=d_x)
+            d_weight += d_scores.T @ x
+        ctx.save_for_backward(d_features, d_weight)
+        ctx.n = len(targets)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_features, d_weight = ctx.saved_tensors
+        share = gradients[0] / ctx.n
+        return d_features * share.to(d_features.dtype), d_weight * share, None, None
+
+
+class TrainingLoss(nn.Module):
+    """loss(inputs, targets) of a model on a machine [nats/token], a scalar with a gradient."""
+
+    def __init__(self, model: TinyGPT, machine: Machine, fast: bool = True, compiled: bool = False) -> None:
+        super().__init__()
+        self.model, self.machine, self.fast = model, machine, fast
+        # Block by block: one compilation serves them all. In a list of its own, so that the model itself stays plain.
+        self.blocks = [torch.compile(block) for block in model.blocks] if compiled else list(model.blocks)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) ids and the ids that follow them -> their mean cross-entropy."""
+        with self.machine.autocast():
+            if not self.fast:
+                return next_token_loss(self.model, inputs, targets)
+            features = self.features(inputs).flatten(0, 1)  # (N, C)
+            features = features.to(
+                torch.get_autocast_dtype(features.device.type) if self.machine.bf16 else features.dtype
+            )
+            return LinearCrossEntropy.apply(features, self.model.head.weight, targets.flatten(), ROWS_AT_ONCE)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the model hands to its head, `TinyGPT.features` with the blocks of this loss."""
+        model, nothing = self.model, NoCache()
+        x = model.dropout(model.positions.add(model.embedding(inputs), 0))  # (B, T, C)
+        for block in self.blocks:
+            x = block(x, model.positions, 0, nothing)
+        return model.norm(x)
