@@ -3,8 +3,8 @@
     python -m benchmarks.grid --text tales.txt --text sherlock.txt --tokens 2e6 --seeds 3 \\
         --arm "lr=1e-3" --arm "lr=2e-3" --arm "lr=2e-3 batch_size=8"
 
-An arm is a list of field=value words on top of --base; `preset=NAME` is allowed among them. The figure is bits per
-byte of the last validation, mean and standard deviation over seeds. The split is the same for all seeds.
+An arm is a list of field=value words on top of --base; `preset=NAME` and `warmup_share=S` are allowed among them. The
+figure is bits per byte of the last validation, mean and standard deviation over seeds. The split is the same for all.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
 
     settings = {**job["settings"], "seed": job["seed"], "device": job["device"], "patience": 0}
     preset = settings.pop("preset", "modern")
+    warmup = float(settings.pop("warmup_share", WARMUP))  # of the steps
     config = make_config(preset, settings)
     corpus: corpora.Corpus = read_corpus([job["text"]], config.data, job["val"])
     tokenizer = train_tokenizer(corpus.train, config.model.vocab_size)
     train_ids, val_ids = tokenizer.encode_documents(corpus.train), tokenizer.encode_documents(corpus.val)
     steps = max(1, round(job["tokens"] / (config.train.batch_size * config.model.block_size)))
     settled = {
-        "warmup_steps": round(WARMUP * steps), **settings, "vocab_size": tokenizer.vocab_size, "max_steps": steps,
+        "warmup_steps": round(warmup * steps), **settings, "vocab_size": tokenizer.vocab_size, "max_steps": steps,
         "eval_every": max(1, steps // job["evaluations"]), "save_every": steps, "sample_every": 10**9,
         "log_every": steps,
     }  # fmt: skip
