@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -55,7 +54,7 @@ def tinygpt(*words: str | Path, stdin: bytes = b"") -> Outcome:
         patch.setattr(sys, "stderr", err)
         patch.setenv("COLUMNS", "200")
         # 4 steps are enough to see that measuring works; the seconds of it are for a good forecast
-        patch.setattr(prepare, "measure", functools.partial(plan.measure, seconds=0.0))
+        patch.setattr(prepare, "measure", lambda config, machine, seconds: plan.measure(config, machine, 0.0))
         try:
             cli.main()
         except SystemExit as leaving:

@@ -10,6 +10,7 @@ SHAPE = {"n_embd": 32, "n_heads": 4, "n_layers": 2, "block_size": 32}
 SCHEDULE = {
     "batch_size": 4, "lr": 3e-3, "warmup_steps": 2, "max_steps": 12, "eval_every": 4, "save_every": 4,
     "sample_every": 6, "log_every": 1, "threads": 1, "device": "cpu", "precision": "fp32",
+    "start": "random",
 }  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def trained(texts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "stories.jsonl").write_text("".join(f'{{"text": {text!r}}}\n'.replace("'", '"') for text in texts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "measure", lambda *_: Speed(step_s=0.01, threads=1, tokens_per_s=10_000.0))
+        patch.setattr(preparing, "measure", lambda *_, **__: Speed(step_s=0.01, threads=1, tokens_per_s=10_000.0))
         given = {**SHAPE, "vocab_size": 320, "batch_size": 8, "device": "cpu", "precision": "fp32", "eval_every": 20}
         run, machine = preparing.prepare(
             folder / "run", [folder / "stories.jsonl"], given=given, budget=Budget(steps=60), say=lambda _: None

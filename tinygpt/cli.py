@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from typer.core import TyperGroup
 
 import tinygpt
 from tinygpt.config import TEMPERATURE
-from tinygpt.errors import INTERRUPTED, IO_ERROR, OUT_OF_MEMORY, USAGE, UserError, did_you_mean
+from tinygpt.errors import INTERRUPTED, IO_ERROR, OUT_OF_MEMORY, USAGE, UserError, did_you_mean, exit_code_of
 
 
 class Commands(TyperGroup):
@@ -51,9 +50,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def main() -> None:
     """Run the command line; every expected failure is one sentence and a documented exit code (errors.py)."""
+    try:
+        run_app()
+    except SystemExit as leaving:
+        if getattr(sys.modules.get("tinygpt.distributed"), "met_others", False):
+            sys.stdout.flush()
+            os._exit(
+                int(leaving.code or 0)
+            )  # torch's threads for talking to other ranks can crash or hang Python's end
+        raise
+
+
+def run_app() -> None:
+    """Run the command that the words name; always ends with SystemExit, unless there is a bug."""
     # Threads that wait for each other by spinning bring two busy cores to a crawl; this many spins cost an idle
     # machine 5 % and give back 50 % and more on a busy one (LOG.md). Read when torch is loaded, later than this.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else pages of C++ stand beside our sentence on a lost rank
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a cp1252 console never raises
@@ -65,7 +78,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}.", IO_ERROR)
     except (MemoryError, RuntimeError) as error:  # torch says it with a RuntimeError
-        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+        if exit_code_of(error) != OUT_OF_MEMORY:
             raise
         fail(
             "out of memory; use a smaller n_embd, n_layers or batch_size, or micro_batch=1 with the same batch.",
@@ -75,7 +88,7 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         if sentence := " ".join(error.format_message().split()):  # none where the help was shown instead
-            fail(f"{sentence.rstrip('.')} (see {help_command(error)}).", USAGE)
+            fail(f"{sentence.rstrip('.')} (see {help_command(error)}).", USAGE, by_all=True)
         raise SystemExit(USAGE) from None
 
 
@@ -85,11 +98,12 @@ def help_command(error: Any) -> str:
     return f"{context.command_path if context else 'tinygpt'} --help"
 
 
-def fail(sentence: str, exit_code: int) -> None:
-    """Print the sentence on standard error and leave."""
+def fail(sentence: str, exit_code: int, by_all: bool = False) -> None:
+    """Print the sentence on standard error and leave; of what all ranks find out by themselves the first speaks."""
     from tinygpt.display import safe_text
 
-    print(f"tinygpt: {safe_text(sentence)}", file=sys.stderr)
+    if not by_all or os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK") == "0":
+        print(f"tinygpt: {safe_text(sentence)}", file=sys.stderr)
     raise SystemExit(exit_code)
 
 
@@ -121,17 +135,78 @@ def options(
     """From a text file to a tiny language model that writes."""
 
 
+def sort_words(words: list[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Texts, and settings by name: a word with = is a setting unless it is a file."""
+    from tinygpt.config import parse_assignments
+
+    texts = [word for word in words or [] if "=" not in word or Path(word).exists()]
+    return texts, parse_assignments([word for word in words or [] if word not in texts])
+
+
+def wishes(
+    texts: list[str], assigned: dict[str, str], budget: tuple[float | None, int | None, float | None],
+    preset: str | None, val: str | None, config: Path | None, say: Any,
+) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+    """The sources, and the options of `prepare.decide`, that a command line asks for."""
+    from tinygpt.config import DEFAULT_PRESET, read_toml, user_defaults
+    from tinygpt.plan import Budget
+    from tinygpt.prepare import default_corpus
+
+    given = {**user_defaults(), **(read_toml(config) if config else {}), **assigned}
+    checked = Budget(*budget)
+    if budget != (None, None, None):
+        if "max_steps" in assigned:
+            raise UserError("max_steps=... excludes --minutes, --steps and --epochs; give one of them.")
+        given.pop("max_steps", None)  # the command line wins over the files
+    return texts or [str(default_corpus(say))], {
+        "preset": preset or DEFAULT_PRESET, "given": given, "budget": checked, "val": val, "say": say,
+        "command": shlex.join(["tinygpt", *sys.argv[1:]]),
+    }  # fmt: skip
+
+
+WordsArgument = Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...] [field=value ...]", help="Text files, folders or - (standard input); settings by name.")]  # fmt: skip
+MinutesOption = Annotated[float | None, typer.Option(help="Train about this long (default 3).")]
+StepsOption = Annotated[int | None, typer.Option(help="Train this many steps.")]
+EpochsOption = Annotated[float | None, typer.Option(help="Train this many passes over the text.")]
+PresetOption = Annotated[str | None, typer.Option(help="Architecture: tutorial, gpt2 or modern (the default).")]
+ValOption = Annotated[str | None, typer.Option(help="Validation text of your own, instead of a part of TEXT.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+
+
+@app.command("plan")
+def plan_command(
+    words: WordsArgument = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    preset: PresetOption = None,
+    val: ValOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What train would do: measure this machine, choose every setting, say why; nothing is trained or written."""
+    from tinygpt.prepare import decide, plan_text
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr if as_json else sys.stdout)
+
+    texts, assigned = sort_words(words)
+    sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, say)
+    planned = decide(sources, **options)
+    show(planned.to_dict(), plan_text(planned), as_json)
+
+
 @app.command("train")
 def train_command(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...] [field=value ...]", help="Text files, folders or - (standard input); settings by name.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train about this long (default 3).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Train this many steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Train this many passes over the text.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Architecture: tutorial, gpt2 or modern (the default).")] = None,
+    words: WordsArgument = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    preset: PresetOption = None,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run (default: from the text).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run named by --run, else the newest.")] = False,
-    val: Annotated[str | None, typer.Option(help="Validation text of your own, instead of a part of TEXT.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    val: ValOption = None,
+    config: ConfigOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Sentences only, no progress.")] = False,
 ) -> None:  # fmt: skip
     """Train a model on your text, or on built-in stories if you name none.
@@ -140,49 +215,49 @@ def train_command(
     max_steps eval_every save_every log_every seed device ... (a wrong name lists them all).
     """
     from tinygpt import runs
-    from tinygpt.config import DEFAULT_PRESET, parse_assignments, read_toml, user_defaults
     from tinygpt.display import make_display
-    from tinygpt.distributed import choose_machine
-    from tinygpt.plan import Budget
-    from tinygpt.prepare import default_corpus, prepare
+    from tinygpt.distributed import Machine, choose_machine, join
+    from tinygpt.prepare import prepare
+    from tinygpt.records import METRICS, read
     from tinygpt.report import closing_report
     from tinygpt.train import set_up, train
 
-    display = make_display(sys.stdout, quiet=quiet)
-    texts = [word for word in words or [] if "=" not in word or Path(word).exists()]
-    assigned = parse_assignments([word for word in words or [] if word not in texts])
-    if resume:
-        if texts or assigned or val or config or preset or (minutes, steps, epochs) != (None, None, None):
-            raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
-        folder = runs.resolve(runs.check_name(run))[0] if run is not None else runs.newest()
-        opened, notices = runs.open_run(folder)
-        machine = choose_machine(opened.config.train)
-        for notice in [*notices, f"Device: {machine.why}"]:
-            display.say(notice)
-    else:
-        budget = Budget(minutes, steps, epochs)
-        given = {**user_defaults(), **(read_toml(config) if config else {}), **assigned}
-        if (minutes, steps, epochs) != (None, None, None):
-            if "max_steps" in assigned:
-                raise UserError("max_steps=... excludes --minutes, --steps and --epochs; give one of them.")
-            given.pop("max_steps", None)  # the command line wins over the files
-        sources = texts or [str(default_corpus(display.say))]
-        stem = "stdin" if sources[0] == "-" else Path(sources[0]).stem
-        name = runs.free_name(stem) if run is None else runs.check_name(run)
-        folder = runs.RUNS / name
-        runs.refuse_existing(folder)
-        opened, machine = prepare(
-            folder, sources, preset=preset or DEFAULT_PRESET, given=given, budget=budget, val=val, say=display.say,
-            command=shlex.join(["tinygpt", *sys.argv[1:]]),
-        )  # fmt: skip
-    with runs.lock(folder):
+    with join() as ranks, contextlib.ExitStack() as stack:
+        shown = sys.stdout if ranks.first else stack.enter_context(Path(os.devnull).open("w"))
+        display = make_display(shown, quiet=quiet or not ranks.first)
+        texts, assigned = sort_words(words)
+        if not ranks.first:
+            told = ranks.tell()  # when the run is there
+            folder, machine = Path(told["folder"]), Machine(ranks.device(told["device"]), told["bf16"], "", ranks)
+            opened, _ = runs.open_run(folder)
+        elif resume:
+            if texts or assigned or val or config or preset or (minutes, steps, epochs) != (None, None, None):
+                raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
+            folder = runs.resolve(runs.check_name(run))[0] if run is not None else runs.newest()
+            opened, notices = runs.open_run(folder)
+            machine = choose_machine(opened.config.train, ranks)
+            for notice in [*notices, f"Device: {machine.why}"]:
+                display.say(notice)
+        else:
+            sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, display.say)
+            stem = "stdin" if sources[0] == "-" else Path(sources[0]).stem
+            name = runs.free_name(stem) if run is None else runs.check_name(run)
+            folder = runs.RUNS / name
+            runs.refuse_existing(folder)
+            opened, machine = prepare(folder, sources, ranks=ranks, **options)
+        if ranks.first:
+            stack.enter_context(runs.lock(folder))
+            ranks.tell({"folder": str(folder), "device": machine.device.type, "bf16": machine.bf16})
         session = set_up(opened, machine, display, resume)
         with display:
-            display.start(folder.name, opened.config.train.max_steps, opened.marks, session.history)
+            history = read(folder / METRICS) if ranks.first else []
+            display.start(folder.name, opened.config.train.max_steps, opened.marks, history)
             code = train(session)
-    if code:
-        print(f"Stopped at step {session.progress.step:,} and saved. Go on: tinygpt train --resume --run {folder.name}")
-    display.say(closing_report(opened, code))
+        if code:
+            display.say(f"Stopped at step {session.progress.step:,} and saved. "
+                        f"Go on: tinygpt train --resume --run {folder.name}")  # fmt: skip
+        if ranks.first:
+            display.say(closing_report(opened, code))
     raise typer.Exit(code)
 
 

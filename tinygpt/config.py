@@ -96,13 +96,12 @@ class TrainConfig:
 
     batch_size: int = setting(8, "sequences per step", 1, 65536)
     micro_batch: int = setting(0, "sequences per forward/backward, a divisor of batch_size (0: batch_size)", 0, 65536)
-    lr: float = setting(5e-3, "peak learning rate of AdamW", 0.0, 10.0)
-    muon_lr: float = setting(
-        0.02, "peak learning rate of Muon, for the matrices in the blocks (0: AdamW too)", 0.0, 10.0
-    )
-    muon_momentum: float = setting(0.95, "Muon: memory of the gradient", 0.0, 0.9999)
-    weight_decay: float = setting(0.1, "pull of matrices towards zero, times lr", 0.0, 10.0)
-    warmup_steps: int = setting(-1, "steps of linear warm-up (-1: 10 % of max_steps)", -1, 10**9)
+    lr: float = setting(0.01, "peak learning rate of AdamW", 0.0, 10.0)
+    muon_lr: float = setting(0.01, "peak learning rate of Muon, for the blocks' matrices (0: AdamW too)", 0.0, 10.0)
+    muon_momentum: float = setting(0.9, "Muon: memory of the gradient", 0.0, 0.9999)
+    weight_decay: float = setting(0.5, "AdamW: pull of matrices towards zero, times lr", 0.0, 100.0)
+    muon_decay: float = setting(0.1, "Muon: the same, times muon_lr", 0.0, 100.0)
+    warmup_steps: int = setting(-1, "steps of linear warm-up (-1: 2 % of max_steps)", -1, 10**9)
     decay: float = setting(0.5, "share of the steps, at the end, in which lr falls linearly to 0", 0.0, 1.0)
     beta1: float = setting(0.9, "AdamW: memory of the gradient", 0.0, 0.9999)
     beta2: float = setting(0.98, "AdamW: memory of its square", 0.0, 0.999999)
@@ -116,10 +115,9 @@ class TrainConfig:
     seed: int = setting(0, "decides first weights, order of the data, dropout and samples", 0, 2**31 - 1)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("auto", "number format of the products", choices=("auto", "fp32", "bf16"))
+    start: str = setting("auto", "first weights (auto: pairs if the shape can)", choices=("auto", "pairs", "random"))
     fast: bool = setting(True, "the loss in pieces, on its way forward (false: as the formula says)")
-    compiled: str = setting(
-        "auto", "machine code for this shape (auto: if it saves time)", choices=("auto", "yes", "no")
-    )
+    compiled: str = setting("auto", "machine code for this shape (auto: if faster)", choices=("auto", "yes", "no"))
     threads: int = setting(0, "CPU threads (0: probed)", 0, 1024)
 
     def __post_init__(self) -> None:

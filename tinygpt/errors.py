@@ -7,6 +7,7 @@ it without a traceback and leaves with `exit_code`. Everything else that escapes
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 USAGE = 2  # a wrong word on the command line
@@ -17,6 +18,7 @@ OUT_OF_MEMORY = 71
 NO_CHECKPOINT = 72  # a run without a valid checkpoint
 LOCKED = 73  # another process works on this run
 IO_ERROR = 74  # disk full, unreadable, network
+RANK_LOST = 75  # one of several processes that train together ended or hangs
 UNSAFE = 77  # a file that could run code
 BAD_CONFIG = 78  # a stored configuration that cannot be used
 INTERRUPTED = 130  # Ctrl-C
@@ -31,6 +33,18 @@ class UserError(ValueError):
     def __init__(self, message: str, exit_code: int = USAGE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that belongs to an exception; 1 for a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    torchs = isinstance(error, RuntimeError) and re.search("out of memory|allocate memory", str(error))
+    if torchs or isinstance(error, MemoryError):
+        return OUT_OF_MEMORY
+    if isinstance(error, OSError):
+        return IO_ERROR
+    return getattr(error, "exit_code", 1)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -62,7 +62,7 @@ def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, toke
     """Score every token of `ids` but the first exactly once, in consecutive windows of block_size.
 
     A token sees the earlier tokens of its own window only, the same context it is trained with.
-    Raises UserError (exit 65) if there is nothing to score.
+    Ranks score every so-manieth batch each. Raises UserError (exit 65) if there is nothing to score.
     """
     if len(ids) < 2 or total_bytes(ids[1:], tokenizer.n_bytes()) == 0:
         raise UserError("the text to score is empty; it needs at least one byte.", BAD_INPUT)
@@ -70,14 +70,16 @@ def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, toke
     whole = [w for w in windows if w[1] - w[0] == model.config.block_size]
     rows = max(1, tokens_at_once // model.config.block_size)
     batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[w] for w in windows[len(whole) :]]
-    was_training, nats = model.training, 0.0
+    was_training, nats, ranks = model.training, [0.0] * len(batches), machine.ranks
     model.eval()
-    for batch in batches:
-        tokens = torch.from_numpy(np.stack([ids[a : b + 1] for a, b in batch]).astype(np.int64)).to(machine.device)
+    for i in range(ranks.rank, len(batches), ranks.size):
+        rows_of_ids = np.stack([ids[a : b + 1] for a, b in batches[i]]).astype(np.int64)
+        tokens = torch.from_numpy(rows_of_ids).to(machine.device)
         with machine.autocast():
-            nats += next_token_loss(model, tokens[:, :-1], tokens[:, 1:], "sum").item()
+            nats[i] = next_token_loss(model, tokens[:, :-1], tokens[:, 1:], "sum").item()
     model.train(was_training)
-    return Score(nats, len(ids) - 1, total_bytes(ids[1:], tokenizer.n_bytes()))
+    total_nats = sum(ranks.total(nats))  # added up in one order, so to the same bits with any number of ranks
+    return Score(total_nats, len(ids) - 1, total_bytes(ids[1:], tokenizer.n_bytes()))
 
 
 # --- what is normal: simpler models on the same text -----------------------------------------------------------------

@@ -22,16 +22,15 @@ ROUNDS = 5
 def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) -> torch.optim.Optimizer:
     """Muon for the 2-D weights of the blocks (AdamW if muon_lr is 0), AdamW (Loshchilov and Hutter 2019) for the rest.
 
-    Weight decay pulls on matrices alone: norms and biases have no direction to lose, and a row of an embedding that
-    is never looked up should stay where it is: no decay there, nor in a head that is tied to one.
+    Weight decay pulls on every matrix but a table of positions: norms and biases have no direction to lose. On a text
+    that is read many times it keeps head and embedding from learning it by heart; the blocks need little (LOG.md).
     Every group has its own peak rate, group["peak"]; `set_rate` moves them all along one schedule.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        matrix = parameter.dim() >= 2 and id(parameter) not in tables
+        matrix = parameter.dim() >= 2 and not name.startswith("positions.")
         inside = config.muon_lr > 0 and name.startswith("blocks.")
         (free if not matrix else hidden if inside else decayed).append(parameter)
     groups = [
@@ -42,7 +41,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) ->
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
     if not hidden:
         return adamw
-    return Muon(hidden, config.muon_lr, config.muon_momentum, config.weight_decay, adamw, bf16)
+    return Muon(hidden, config.muon_lr, config.muon_momentum, config.muon_decay, adamw, bf16)
 
 
 class Muon(torch.optim.Optimizer):

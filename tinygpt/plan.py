@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +19,9 @@ from typing import Any
 
 import torch
 
-from tinygpt.config import SIZES, Config
+from tinygpt.config import SIZES, Config, ModelConfig, make_config
 from tinygpt.data import Windows
-from tinygpt.distributed import Machine, cpu_cores
+from tinygpt.distributed import Machine, cpu_cores, keep_freed_memory
 from tinygpt.errors import UserError
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
@@ -29,12 +31,22 @@ DEFAULT_MINUTES = 3.0
 TINY_TEXT_BYTES = 100_000  # below this the smallest size: anything larger recites the text
 SMALL_TEXT_BYTES = 600_000  # below this a small vocabulary: rare pieces are seen too seldom (LOG.md)
 SMALL_VOCABULARY = 1024
-MOST_PASSES = 30  # over one text; to calibrate: with dropout 0.2 the best figure comes earlier
-WARMUP = 0.1  # of the steps
+MOST_PASSES = 20  # over one text: with dropout 0.2 the best figure comes about there (LOG.md)
+TOKENS_PER_PARAMETER = 0.6  # read by a model of the best size, over the numbers in its matrices (LOG.md)
+FEWEST_STEPS = 500
+DECAY_PER_PASS, DECAYS = 0.2, (0.1, 2.0)  # of embedding and head
+BATCHES = (4, 16)
+WIDTHS = {"n_embd", "n_heads", "n_kv_heads", "n_layers", "d_head", "d_ff"}
+WARMUP = 0.02  # of the steps
 EVALUATIONS = (4, 12)  # fewest and most in a run, the one at step 0 included
 EVALUATION_SHARE = 0.08  # of the time, if that allows the fewest
 SAMPLES = 4
 SAMPLE_TOKENS = 60
+CALIBRATION_SHARE = 0.05  # of the minutes, but at most:
+CALIBRATION_S = 4.0  # of the 8 that a plan may take at most
+COMPILE_S = 25.0  # of the first time on a machine
+COMPILED_SAVES = 0.25  # of a step, about
+PAIR_SHARE, PAIR_FALL, WORTHY_PASSES = 0.78, 0.07, 8.0  # of expected_bits_per_byte
 FORWARD_SHARE = 1 / 3  # of a training step: the backward pass costs about twice the forward pass
 
 
@@ -80,6 +92,57 @@ def choose_shape(preset: str, text_bytes: int, given: Mapping[str, Any]) -> tupl
     return (chosen, [reason]) if chosen else ({}, [])
 
 
+def choose_size(
+    config: Config, budget: Budget, speed: Speed, windows: Windows, given: Mapping[str, Any], ranks: int = 1
+) -> tuple[dict[str, Any], list[str]]:
+    """Width, layers and batch for what can be read in the budget, and why; `speed` is that of `config`.
+
+    The largest size that still reads TOKENS_PER_PARAMETER tokens for each of its parameters, a text counted at most
+    MOST_PASSES times. Then a batch that makes FEWEST_STEPS steps of them, within BATCHES.
+    """
+    if config.preset == "tutorial":
+        return {}, []
+    affordable = affordable_tokens(config, budget, speed, windows)
+    most = MOST_PASSES * windows.count * config.model.block_size
+    chosen: dict[str, Any] = {}
+    reasons = []
+    tokens = min(affordable, most)
+    if not given.keys() & WIDTHS and config.model.n_embd == make_config(config.preset).model.n_embd:
+        for name in ("micro", "mini", "small"):
+            size = {field: SIZES[name][field] for field in ("n_embd", "n_heads", "n_layers")}
+            derived = {"n_kv_heads": 0, "d_head": 0, "d_ff": 0}
+            larger = ModelConfig(**{**dataclasses.asdict(config.model), **size, **derived})
+            cost = matrix_parameters(larger) / matrix_parameters(config.model)
+            read = min(affordable / cost if budget.minutes else affordable, most)
+            if read < TOKENS_PER_PARAMETER * matrix_parameters(larger):
+                break
+            chosen, tokens = {**size, **derived}, read
+            reasons = [f"size {name}: about {read / 1e6:.1f} M tokens can be read, enough for "
+                       f"{matrix_parameters(larger) / 1e6:.1f} M numbers."]  # fmt: skip
+    if not (given.keys() & {"batch_size", "micro_batch", "max_steps"} or budget.steps):  # steps are of the known batch
+        fitting = int(tokens / config.model.block_size / FEWEST_STEPS)
+        batch = min(max(1 << max(0, fitting.bit_length() - 1), BATCHES[0]), BATCHES[1])
+        chosen["batch_size"] = math.ceil(batch / ranks) * ranks
+    return {name: value for name, value in chosen.items() if name not in given}, reasons
+
+
+def affordable_tokens(config: Config, budget: Budget, speed: Speed, windows: Windows) -> float:
+    """Tokens that the budget pays for with this model."""
+    step = config.train.batch_size * config.model.block_size
+    if config.train.max_steps or budget.steps:
+        return step * float(config.train.max_steps or budget.steps or 0)
+    if budget.epochs:
+        return budget.epochs * windows.count * config.model.block_size
+    return 60 * float(budget.minutes or DEFAULT_MINUTES) * speed.tokens_per_s
+
+
+def matrix_parameters(model: ModelConfig) -> int:
+    """Numbers of the matrices that every token is multiplied with: blocks and head."""
+    attention = 2 * model.n_embd * model.d_head * (model.n_heads + model.n_kv_heads)
+    feed_forward = (3 if model.feed_forward == "swiglu" else 2) * model.n_embd * model.d_ff
+    return model.n_layers * (attention + feed_forward) + model.n_embd * model.vocab_size
+
+
 def fit_block_size(config: Config, n_tokens: int, given: Mapping[str, Any]) -> tuple[int, list[str]]:
     """The block size that a text of `n_tokens` can fill, and a sentence if it had to shrink.
 
@@ -91,44 +154,48 @@ def fit_block_size(config: Config, n_tokens: int, given: Mapping[str, Any]) -> t
     return fitting, [f"block_size {config.model.block_size} -> {fitting}: the training text has {n_tokens} tokens."]
 
 
-def measure(config: Config, windows: Windows, machine: Machine, seconds: float = 1.5) -> Speed:
-    """Seconds per optimizer step of a throw-away model; on the CPU with 1, 2, 4, ... threads while that helps.
+def measure(config: Config, machine: Machine, seconds: float = CALIBRATION_S) -> Speed:
+    """Seconds per optimizer step of a throw-away model on made-up tokens, within about `seconds`.
 
-    The clock runs for about `seconds` per candidate after a warm-up step; the median step counts.
+    On the CPU with all threads, then with half as many, and so on while that helps: with other work on the machine
+    fewer threads can be several times faster.
     """
-    tokens = config.train.batch_size * config.model.block_size
     best: Speed | None = None
-    for threads in thread_candidates(config, machine):
+    candidates = thread_candidates(config, machine)
+    for threads in candidates:
         torch.set_num_threads(threads)
-        step_s = median_step(config, windows, machine, seconds)
+        step_s = median_step(config, machine, seconds / len(candidates))
         if best is not None and step_s > best.step_s:
             break
-        best = Speed(step_s, threads, tokens / step_s)
+        best = Speed(step_s, threads, config.train.batch_size * config.model.block_size / step_s)
     assert best is not None  # there is at least one candidate
+    torch.set_num_threads(best.threads)
     return best
 
 
 def thread_candidates(config: Config, machine: Machine) -> list[int]:
-    """Numbers of threads worth measuring: what was asked for, else powers of two up to all cores, and all of them."""
+    """Numbers of threads worth measuring: what was asked for, else all cores and powers of two below, most first."""
     cores = cpu_cores()
     if config.train.threads or machine.device.type != "cpu":
         return [config.train.threads or cores]
-    return sorted({1 << i for i in range(cores.bit_length())} | {cores})
+    return sorted({1 << i for i in range(cores.bit_length())} | {cores}, reverse=True)
 
 
-def median_step(config: Config, windows: Windows, machine: Machine, seconds: float) -> float:
+def median_step(config: Config, machine: Machine, seconds: float, compiled: bool = False) -> float:
     """Median seconds of one forward, backward and update, over `seconds` of them (at least 3)."""
+    keep_freed_memory()
     torch.manual_seed(0)
     model = TinyGPT(config.model).to(machine.device)
-    loss_of = TrainingLoss(model, machine, config.train.fast)
+    loss_of = TrainingLoss(model, machine, config.train.fast, compiled)
     optimizer = make_optimizer(model, config.train, machine.bf16)
+    shape = (config.train.micro_batch, config.model.block_size)
+    tokens = torch.randint(config.model.vocab_size, shape, device=machine.device)
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - began < seconds:
         start = time.perf_counter()
-        for micro_step in range(config.train.batch_size // config.train.micro_batch):
-            inputs, targets = windows.batch(len(times) + micro_step, config.train.micro_batch)
-            loss = loss_of(inputs.to(machine.device), targets.to(machine.device))
+        for _ in range(config.train.batch_size // config.train.micro_batch):
+            loss = loss_of(tokens, tokens)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -137,12 +204,72 @@ def median_step(config: Config, windows: Windows, machine: Machine, seconds: flo
     return statistics.median(times[1:])  # the first one warms up
 
 
+def compiled_speed(config: Config, machine: Machine, speed: Speed, seconds: float) -> tuple[Speed | None, str]:
+    """The speed of compiled blocks where finding that out can pay within `seconds` of training, and a sentence.
+
+    Compiling takes COMPILE_S or so the first time (torch keeps the result for the next run), and a third of a step or
+    less is saved: short runs do not even try. None where the plain blocks stay.
+    """
+    if config.train.compiled == "no":
+        return None, ""
+    wanted = config.train.compiled == "yes"
+    if not wanted and (machine.device.type != "cpu" or COMPILED_SAVES * seconds < COMPILE_S):
+        return None, ""
+    if machine.device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
+        if wanted:
+            raise UserError("compiled=yes needs a C++ compiler (g++ or clang++) on this machine; use compiled=no.")
+        return None, "compiled no: there is no C++ compiler here; with one, training would be faster by about a third."
+    began = time.perf_counter()
+    try:
+        step_s = median_step(config, machine, 1.0, compiled=True)
+    except Exception as error:  # torch's compiler fails in many ways, none of them the user's fault
+        if wanted:
+            raise UserError(
+                f"compiled=yes: torch could not compile the blocks: {first_line(error)}; use compiled=no."
+            ) from error
+        return None, f"compiled no: torch could not compile the blocks here ({first_line(error)})."
+    compile_s = time.perf_counter() - began
+    figures = (
+        f"{step_s * 1e3:,.0f} ms a step instead of {speed.step_s * 1e3:,.0f}, after {compile_s:.0f} s of compiling"
+    )
+    if not wanted and step_s > 0.97 * speed.step_s:
+        return None, f"compiled no: {figures}."
+    return Speed(step_s, speed.threads, speed.tokens_per_s * speed.step_s / step_s), f"compiled yes: {figures}."
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far [bytes]: of the process on the CPU (0 where the system does not tell), else on the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+
+
+def expected_memory_bytes(config: Config, machine: Machine, parameters: int) -> int:
+    """Largest memory of the run [bytes]: what the measured steps took, and the copies that a checkpoint makes.
+
+    A checkpoint holds weights and two optimizer tensors as bytes before they are written.
+    """
+    return peak_memory_bytes(machine.device) + (12 * parameters if machine.device.type == "cpu" else 0)
+
+
 def choose_steps(
-    config: Config, budget: Budget, speed: Speed, windows: Windows, val_tokens: int, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+    config: Config, budget: Budget, speed: Speed, windows: Windows, val_tokens: int, given: Mapping[str, Any],
+    spent_s: float = 0.0,
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     """max_steps, dropout and the intervals that are not given, and why.
 
-    minutes: steps = (seconds - evaluations) / step time, at most MOST_PASSES passes over the text.
+    minutes: steps = (seconds - spent_s - evaluations) / step time, at most MOST_PASSES passes over the text; what was
+    spent on preparing takes at most half of the minutes.
     """
     epoch = windows.count / config.train.batch_size  # steps
     evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
@@ -157,7 +284,7 @@ def choose_steps(
         steps = math.ceil(budget.epochs * epoch)
     else:
         assert budget.minutes is not None  # Budget sees to it
-        total_s = 60 * budget.minutes
+        total_s = max(30 * budget.minutes, 60 * budget.minutes - spent_s)
         affordable = int(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
         evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
         steps = max(1, int(max(0.5 * total_s, total_s - evaluations * evaluation_s) / speed.step_s))
@@ -175,6 +302,11 @@ def choose_steps(
     if "dropout" not in given and config.preset != "tutorial":
         chosen["dropout"] = dropout_for(passes)
         reasons.append(f"dropout {chosen['dropout']:g}: the text is read {passes:.1f} times.")
+    if "weight_decay" not in given and config.preset != "tutorial":
+        chosen["weight_decay"] = decay_for(passes)
+        reasons.append(
+            f"weight_decay {chosen['weight_decay']:g}: the more often a text is read, the more is forgotten."
+        )
     every = max(1, math.ceil(steps / (evaluations - 1)))
     chosen["eval_every"] = config.train.eval_every or every
     chosen["save_every"] = config.train.save_every or chosen["eval_every"]
@@ -188,6 +320,12 @@ def dropout_for(passes: float) -> float:
     return 0.0 if passes < 6 else 0.1 if passes < 15 else 0.2
 
 
+def decay_for(passes: float) -> float:
+    """Weight decay of embedding and head by how often the text is read: they are what learns it by heart (LOG.md)."""
+    low, high = DECAYS
+    return round(min(max(DECAY_PER_PASS * passes, low), high), 2)
+
+
 def expected_seconds(config: Config, speed: Speed, val_tokens: int) -> float:
     """Training, evaluations and samples of the whole run [s]."""
     evaluations = config.train.max_steps // config.train.eval_every + 2
@@ -195,3 +333,22 @@ def expected_seconds(config: Config, speed: Speed, val_tokens: int) -> float:
     evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
     sample_s = SAMPLE_TOKENS * 2e-3  # about 500 tokens a second, one at a time
     return config.train.max_steps * speed.step_s + evaluations * evaluation_s + samples * sample_s
+
+
+def expected_bits_per_byte(
+    baselines: Mapping[str, float], floor: float | None, config: Config, windows: Windows
+) -> float | None:
+    """What the run will cost unseen text, roughly [bits/byte]: a share of what pairs of tokens cost, above the floor.
+
+        share = PAIR_SHARE * (worth / 1e6)^-PAIR_FALL,   worth = unique R (1 - exp(-passes / R)),   R = WORTHY_PASSES
+
+    worth: tokens read, a repeated text counting less each time (Muennighoff et al. 2023). Fitted to this project's own
+    runs (LOG.md); a text unlike those can be 15 % off. None without a validation text, and for `tutorial`.
+    """
+    if "bigram" not in baselines or config.preset == "tutorial":
+        return None
+    unique = windows.count * config.model.block_size
+    passes = config.train.max_steps * config.train.batch_size / windows.count
+    worth = unique * WORTHY_PASSES * (1 - math.exp(-passes / WORTHY_PASSES))
+    share = min(1.3, PAIR_SHARE * (worth / 1e6) ** -PAIR_FALL)
+    return (floor or 0.0) + share * (baselines["bigram"] - (floor or 0.0))

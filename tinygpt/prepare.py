@@ -5,24 +5,43 @@ Each stage says in one sentence what it found and decided. Nothing is written be
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinygpt import corpus as corpora
-from tinygpt.config import DEFAULT_PRESET, Config, DataConfig, make_config
+from tinygpt.config import DEFAULT_PRESET, Config, DataConfig, make_config, to_dict
 from tinygpt.corpus import Corpus, tales
-from tinygpt.data import Windows
-from tinygpt.distributed import Machine, choose_machine
+from tinygpt.data import Ids, Windows
+from tinygpt.distributed import ALONE, Machine, Ranks, choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import baselines
 from tinygpt.model import TinyGPT
-from tinygpt.plan import Budget, Speed, choose_shape, choose_steps, expected_seconds, fit_block_size, measure
+from tinygpt.plan import (
+    CALIBRATION_S,
+    CALIBRATION_SHARE,
+    Budget,
+    Speed,
+    affordable_tokens,
+    choose_shape,
+    choose_size,
+    choose_steps,
+    compiled_speed,
+    expected_bits_per_byte,
+    expected_memory_bytes,
+    expected_seconds,
+    fit_block_size,
+    measure,
+)
 from tinygpt.runs import Run, create
-from tinygpt.tokenizer import train_tokenizer
+from tinygpt.tokenizer import Tokenizer, train_tokenizer
 
 Say = Callable[[str], None]
 DEFAULT_CORPUS = Path("data/tiny_corpus.txt")
@@ -38,8 +57,30 @@ def default_corpus(say: Say) -> Path:
     return DEFAULT_CORPUS
 
 
-def prepare(
-    folder: Path,
+@dataclass(frozen=True)
+class Prepared:
+    """Everything decided about a run, nothing written yet."""
+
+    config: Config
+    machine: Machine
+    tokenizer: Tokenizer
+    corpus: Corpus
+    facts: dict[str, Any]  # beside the settings in config.json: reasons, baselines, floor, expectations, ...
+    train_ids: Ids
+    val_ids: Ids
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and facts as they would stand in config.json."""
+        return {**self.facts, **to_dict(self.config)}
+
+
+def prepare(folder: Path, sources: Sequence[str | Path], **options: Any) -> tuple[Run, Machine]:
+    """Decide everything (`decide`, with its options) and write the run folder: the run and where it will compute."""
+    p = decide(sources, **options)
+    return create(folder, p.config, p.tokenizer, p.corpus.report, p.facts, p.train_ids, p.val_ids), p.machine
+
+
+def decide(
     sources: Sequence[str | Path],
     *,
     preset: str = DEFAULT_PRESET,
@@ -48,27 +89,30 @@ def prepare(
     val: str | Path | None = None,
     command: str = "",
     say: Say = print,
-) -> tuple[Run, Machine]:
-    """Read the sources, decide everything and write the run folder. Returns the run and where it will compute.
+    ranks: Ranks = ALONE,
+) -> Prepared:
+    """Read the sources, measure this machine and plan the run.
 
     given: overrides by field name, as on the command line; they win over preset and planner. Raises UserError for
-    text or settings that cannot be used; then no folder was written.
+    text or settings that cannot be used.
     """
     given = dict(given or {})
     wanted = make_config(preset, given)  # settings that cannot be are refused before any work
-    machine = choose_machine(wanted.train)
+    machine = choose_machine(wanted.train, ranks)
     say(f"Device: {machine.why}")
     corpus = read_corpus(sources, wanted.data, val)
     for notice in corpus.notices:
         say(f"Note: {notice}")
     say(corpus_line(corpus))
 
-    shape, reasons = choose_shape(preset, corpus.report["train"]["bytes"], given)
+    began = time.perf_counter()
+    text_bytes = corpus.report["train"]["bytes"]
+    shape, reasons = choose_shape(preset, text_bytes, given)
     config = make_config(preset, {**shape, **given})
     tokenizer = train_tokenizer(corpus.train, config.model.vocab_size)
     train_ids, val_ids = tokenizer.encode_documents(corpus.train), tokenizer.encode_documents(corpus.val)
     say(f"Tokenizer: {tokenizer.vocab_size:,} pieces learnt from the text, {len(train_ids):,} tokens, "
-        f"{corpus.report['train']['bytes'] / len(train_ids):.1f} bytes each.")  # fmt: skip
+        f"{text_bytes / len(train_ids):.1f} bytes each.")  # fmt: skip
     if len(train_ids) < LEAST_TOKENS:
         raise UserError(
             f"the text is too short: {corpora.counted(corpus.report['bytes'], 'byte')}, {len(train_ids)} training "
@@ -78,27 +122,54 @@ def prepare(
         )
     block_size, shrunk = fit_block_size(config, len(train_ids), given)
     settled = {**shape, **given, "vocab_size": tokenizer.vocab_size, "block_size": block_size}
+    settled["precision"] = "bf16" if machine.bf16 else "fp32"
     config = make_config(preset, settled)
     windows = Windows(train_ids, block_size, config.train.seed)
 
     say("Scoring simpler models to compare with, and measuring the speed of this machine ...")
     compared, floor = compare_with(corpus, train_ids, val_ids, tokenizer)
-    speed = measure(config, windows, machine)
-    steps, why_steps = choose_steps(config, budget, speed, windows, len(val_ids), given)
+    seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * (budget.minutes or math.inf))
+    speed = speed_of(config, machine, seconds)
+    size, why_size = choose_size(config, budget, speed, windows, given, ranks.size)
+    settled |= {"threads": speed.threads, **size}
+    if size:
+        config = make_config(preset, settled)
+        speed = speed_of(config, machine, seconds / 4)
+    work_s = affordable_tokens(config, budget, speed, windows) / speed.tokens_per_s
+    faster, why_compiled = compiled_speed(share_of(config, ranks), machine, speed, work_s)
+    speed = faster or speed
+    settled["compiled"] = "yes" if faster else "no"
+    spent_s = time.perf_counter() - began
+    steps, why_steps = choose_steps(config, budget, speed, windows, len(val_ids), given, spent_s)
     config = make_config(preset, {**settled, **steps})
-    expected_s = expected_seconds(config, speed, len(val_ids))
     with torch.device("meta"):  # shapes without memory
         parameters = TinyGPT(config.model).parameter_count()
+    expected_s = expected_seconds(config, speed, len(val_ids))
+    expected_bpb = expected_bits_per_byte(compared, floor, config, windows)
+    memory_bytes = expected_memory_bytes(config, machine, parameters)
     say(plan_line(config, windows, parameters, expected_s, speed))
-    reasons += shrunk + why_steps
+    reasons += [*shrunk, *why_size, *([why_compiled] if why_compiled else []), *why_steps]
     for reason in reasons:
         say(f"  {reason}")
     facts = {
         "command": command, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.why,
         "reasons": reasons, "baselines": compared, "floor": floor, "expected_s": expected_s,
-        "parameters": parameters,
+        "expected_memory_bytes": memory_bytes, "expected_bpb": expected_bpb, "parameters": parameters,
     }  # fmt: skip
-    return create(folder, config, tokenizer, corpus.report, facts, train_ids, val_ids), machine
+    return Prepared(config, machine, tokenizer, corpus, facts, train_ids, val_ids)
+
+
+def speed_of(config: Config, machine: Machine, seconds: float) -> Speed:
+    """The measured speed of all ranks together."""
+    speed = measure(share_of(config, machine.ranks), machine, seconds=seconds)
+    return dataclasses.replace(speed, tokens_per_s=speed.tokens_per_s * machine.ranks.size)
+
+
+def share_of(config: Config, ranks: Ranks) -> Config:
+    """What one of the ranks computes in a step, for measuring; the plan takes it that all are as fast as the first."""
+    batch_size, micro_batch = config.train.batch_size // ranks.size, ranks.micro_batch(config.train)
+    train = dataclasses.replace(config.train, batch_size=batch_size, micro_batch=micro_batch)
+    return dataclasses.replace(config, train=train)
 
 
 def read_corpus(sources: Sequence[str | Path], data: DataConfig, val: str | Path | None = None) -> Corpus:
@@ -138,3 +209,12 @@ def plan_line(config: Config, windows: Windows, parameters: int, expected_s: flo
         f"{t.batch_size} x {m.block_size} tokens = {passes:.1f} passes; {speed.tokens_per_s / 1e3:,.1f}k tokens/s "
         f"on {speed.threads} thread{'s' * (speed.threads != 1)}: about {expected_s / 60:.1f} min."
     )
+
+
+def plan_text(p: Prepared) -> str:
+    """Every setting that was chosen or given, by section; the reasons stand above it already."""
+    lines = [""]
+    for section, values in (("model", p.config.model), ("train", p.config.train)):
+        words = [f"{name}={value}" for name, value in dataclasses.asdict(values).items()]
+        lines += textwrap.wrap(f"{section}: {' '.join(words)}", 100, subsequent_indent="  ")
+    return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Training, on one page: guess the next token, measure how wrong the guess is, move every weight a little.
 
 `train` is the loop, in causal order: look, save, gather the gradient, refuse what is not finite, set the learning
-rate, update, record. Whatever is random in a step depends on (seed, step) alone, so n steps equal k steps, a stop
-and n - k steps, bit for bit.
+rate, update, record. Whatever is random in a step depends on (seed, step, rank) alone, so n steps equal k steps, a
+stop and n - k steps, bit for bit. With several ranks (distributed.py) each runs this loop on its share of the batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import signal
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,19 +20,21 @@ from tinygpt import checkpoint
 from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
 from tinygpt.display import Display
-from tinygpt.distributed import Machine, keep_freed_memory
-from tinygpt.errors import INTERRUPTED, MISMATCH, NON_FINITE, TERMINATED, UserError
+from tinygpt.distributed import Machine, Signals, keep_freed_memory, keeping_back, use_threads
+from tinygpt.errors import MISMATCH, NON_FINITE, UserError
 from tinygpt.evaluate import score
 from tinygpt.inference import generate
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.optim import make_optimizer, schedule, set_rate
 from tinygpt.plan import SAMPLE_TOKENS
-from tinygpt.records import METRICS, SAMPLES, Log, read
+from tinygpt.records import METRICS, SAMPLES, Log, NoLog
 from tinygpt.runs import Run
+from tinygpt.start import start_from_pairs, starts_from_pairs
 
 REFUSED_IN_A_ROW = 3  # steps whose loss or gradient is not finite before the run gives up
 SNAPSHOTS = 12  # log-spaced, beside step 0
+RANKS_APART = 2_654_435_761  # 2^32 / golden ratio: seeds of ranks, of which the CPU uses 32 bits, stay far apart
 WRONG = 2e-3  # of the largest logit: fp32 sums in another order give 1e-5, a wrong operator 1e-2 and more
 
 
@@ -74,38 +75,37 @@ class Session:
     log: Log
     display: Display
     clock: Clock
-    history: list[dict[str, Any]]  # earlier records of a resumed run
 
 
 def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -> Session:
     """Start at step 0, or go on from the newest valid checkpoint and say so."""
-    config = run.config.train
-    if config.threads and machine.device.type == "cpu":
-        torch.set_num_threads(config.threads)
+    config, ranks = run.config.train, machine.ranks
+    use_threads(config.threads, machine, resume)
     keep_freed_memory()
     torch.manual_seed(config.seed)
     model = TinyGPT(run.config.model)
     windows = Windows(run.train_ids, run.config.model.block_size, config.seed)
     check_device(model, machine, windows)
     model.to(machine.device)
-    loss = TrainingLoss(model, machine, config.fast, config.compiled == "yes")
     optimizer = make_optimizer(model, config, machine.bf16)
-    log, progress = Log(run.folder), Progress()
-    if resume and checkpoint.step_folders(run.folder / "checkpoints"):
+    log, progress = (Log if ranks.first else NoLog)(run.folder), Progress()
+    if not (resume and checkpoint.step_folders(run.folder / "checkpoints")):
+        if starts_from_pairs(run.config.model, config.start):
+            start_from_pairs(model, run.train_ids)
+        if resume:
+            log.cut({METRICS: 0, SAMPLES: 0})  # what was recorded before the first checkpoint comes again
+            display.say("No checkpoint yet: starting at step 0.")
+    else:
         loaded, rejected = checkpoint.load(run.folder, "last", run.digests)
         checkpoint.load_model(model, loaded.model)
         checkpoint.load_optimizer(model, optimizer, loaded.optim)
         progress = Progress.from_state(loaded.state)
         for sentence in [*rejected, *log.cut(progress.logs), f"Going on from step {progress.step:,}."]:
             display.say(sentence)
-    elif resume:
-        log.cut({METRICS: 0, SAMPLES: 0})  # what was recorded before the first checkpoint comes again
-        display.say("No checkpoint yet: starting at step 0.")
-    checkpoint.sweep(run.folder)
+    ranks.alone(checkpoint.sweep, run.folder)
+    loss = ranks.averaging(TrainingLoss(model, machine, config.fast, config.compiled == "yes"))
     clock = Clock(progress.time_s, progress.step)
-    return Session(
-        run, machine, model, loss, optimizer, progress, windows, log, display, clock, read(run.folder / METRICS)
-    )
+    return Session(run, machine, model, loss, optimizer, progress, windows, log, display, clock)
 
 
 def train(s: Session) -> int:
@@ -114,18 +114,19 @@ def train(s: Session) -> int:
     Raises UserError (exit 70) when loss or gradient is not finite three steps in a row; the weights are the last
     good ones and saved.
     """
-    config, p = s.run.config.train, s.progress
+    config, p, ranks = s.run.config.train, s.progress, s.machine.ranks
     with Signals() as signals:
         while True:
+            stop = ranks.largest(signals.code)  # a signal to one rank stops all of them at this step
             finished = p.step >= config.max_steps or stop_early(s)
-            if not signals.code:
+            if not stop:
                 finished = look(s, finished)
             if p.step in snapshot_steps(config.max_steps):
-                checkpoint.save_snapshot(s.run.folder, p.step, s.model)
-            if finished or signals.code or p.step == p.best_step or p.step % config.save_every == 0:
-                save(s)
-            if finished or signals.code:
-                return 0 if finished else signals.code
+                ranks.alone(checkpoint.save_snapshot, s.run.folder, p.step, s.model)
+            if finished or stop or p.step == p.best_step or p.step % config.save_every == 0:
+                ranks.alone(save, s)
+            if finished or stop:
+                return 0 if finished else stop
 
             loss, grad_norm = gather_gradient(s)
             share = schedule(p.step, config)
@@ -145,23 +146,24 @@ def gather_gradient(s: Session) -> tuple[float, float]:
     """Loss [nats/token] and gradient norm of the next step; leaves the (clipped) gradient in the parameters.
 
     Each micro-step sees an equal share of the batch and its loss is divided by their number, so the gradient is
-    that of the whole batch whatever the micro-batch.
+    that of the whole batch whatever the micro-batch; ranks average theirs. Loss and norm are equal at all ranks.
     """
-    config, p = s.run.config.train, s.progress
-    inputs, targets = s.windows.batch(p.step, config.batch_size)  # (B, T) each
-    micro_steps = config.batch_size // config.micro_batch
-    torch.manual_seed(config.seed * 1_000_003 + p.step)  # dropout, too, is a function of (seed, step)
+    config, p, ranks = s.run.config.train, s.progress, s.machine.ranks
+    inputs, targets = s.windows.batch(p.step, config.batch_size, ranks.rank, ranks.size)  # (B, T) each
+    micro_steps = len(inputs) // ranks.micro_batch(config)
+    torch.manual_seed(config.seed * 1_000_003 + p.step + RANKS_APART * ranks.rank)  # for dropout
     s.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=s.machine.device)
-    for x, y in zip(inputs.chunk(micro_steps), targets.chunk(micro_steps), strict=True):
-        loss = s.loss(x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
-        loss.backward()
+    for i, (x, y) in enumerate(zip(inputs.chunk(micro_steps), targets.chunk(micro_steps), strict=True), 1):
+        with keeping_back(s.loss, i == micro_steps):
+            loss = s.loss(x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
+            loss.backward()
         total += loss.detach()
     gradients = [q.grad for q in s.model.parameters() if q.grad is not None]
-    grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+    mean_loss, grad_norm = ranks.mean(total.item(), torch.nn.utils.get_total_norm(gradients).item())
     if config.grad_clip and math.isfinite(grad_norm):  # else clipping would spread NaN over all of them
         torch.nn.utils.clip_grads_with_norm_(s.model.parameters(), config.grad_clip, torch.tensor(grad_norm))
-    return total.item(), grad_norm
+    return mean_loss, grad_norm
 
 
 def refuse_step(s: Session, loss: float, grad_norm: float) -> None:
@@ -175,7 +177,7 @@ def refuse_step(s: Session, loss: float, grad_norm: float) -> None:
     s.display.say(text)
     if p.refused >= REFUSED_IN_A_ROW:
         p.refused = 0
-        save(s)
+        s.machine.ranks.alone(save, s)
         raise UserError(
             f"{text}; {REFUSED_IN_A_ROW} in a row, so training stopped; the weights saved are the last good ones. "
             f"Try lower rates in a new run: lr={config.lr / 10:g} muon_lr={config.muon_lr / 10:g}.",
@@ -195,7 +197,7 @@ def look(s: Session, finished: bool) -> bool:
         validate(s)
         finished = finished or stop_early(s)
     if finished or p.step % config.sample_every == 0:
-        write_sample(s)
+        s.machine.ranks.alone(write_sample, s)
     p.looked_step = p.step
     return finished
 
@@ -216,8 +218,9 @@ def validate(s: Session) -> None:
     s.display.eval(record)
     if p.step == 0:
         nothing = math.log(s.run.config.model.vocab_size)
+        known = starts_from_pairs(s.run.config.model, s.run.config.train.start) * " (it starts from counted pairs)"
         s.display.say(
-            f"Untrained, the loss is {result.loss:.2f} nats per token; knowing nothing, ln V, is {nothing:.2f}."
+            f"Untrained, the loss is {result.loss:.2f} nats per token{known}; knowing nothing, ln V, is {nothing:.2f}."
         )
     s.clock.lap(p.step)
 
@@ -314,26 +317,3 @@ class Clock:
         rate = (step - self.step) / max(1e-9, time.perf_counter() - self.since)
         self.lap(step)
         return rate
-
-
-class Signals:
-    """Ctrl-C, SIGTERM, SIGHUP set `code`, and the loop stops at the next step; a second Ctrl-C leaves at once."""
-
-    def __init__(self) -> None:
-        self.code = 0
-        self.codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
-        if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has no such signal
-            self.codes[signal.SIGHUP] = TERMINATED
-
-    def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self.handle) for number in self.codes}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def handle(self, number: int, _frame: object) -> None:
-        if self.code and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.code = self.codes[signal.Signals(number)]

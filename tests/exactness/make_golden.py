@@ -18,6 +18,7 @@ SHAPE = {"n_embd": 32, "n_heads": 4, "n_layers": 2, "block_size": 32, "vocab_siz
 SCHEDULE = {
     "batch_size": 8, "max_steps": STEPS, "warmup_steps": 2, "eval_every": STEPS, "save_every": STEPS,
     "sample_every": STEPS, "log_every": 1, "threads": 1, "seed": 0, "device": "cpu", "precision": "fp32",
+    "start": "random",
 }  # fmt: skip
 
 

@@ -229,10 +229,11 @@ def test_what_this_machine_lacks_is_named(folder: Path, unit: str, monkeypatch):
     assert tree(folder) == before
 
 
-def test_several_ranks_are_refused(folder: Path, monkeypatch):
+def test_ranks_without_a_meeting_place_are_refused(folder: Path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     before = tree(folder)
-    assert_one_sentence(tinygpt(*TRAIN, "good.txt"), BAD_CONFIG, ("ranks",))
+    assert_one_sentence(tinygpt(*TRAIN, "good.txt"), BAD_CONFIG, ("several ranks need", "MASTER_ADDR=,", "torchrun"))
     assert tree(folder) == before
 
 

@@ -412,8 +412,8 @@ def stop(process: subprocess.Popen, number: int) -> tuple[str, str]:
 def test_a_signal_saves_says_how_to_go_on_and_resume_finishes(start, tmp_path: Path, number: int, code: int):
     with inside(tmp_path):
         Path("x.txt").write_text(story_text())
-        first = start("-m", "tinygpt", "train", "x.txt", "--run", "x", *TINY, "max_steps=100000", "log_every=1",
-                      "eval_every=100000", "sample_every=100000", "save_every=100000")  # fmt: skip
+        first = start("-m", "tinygpt", "train", "x.txt", "--run", "x", *TINY, "max_steps=100000", "compiled=no",
+                      "log_every=1", "eval_every=100000", "sample_every=100000", "save_every=100000")  # fmt: skip
         run = tmp_path / "runs" / "x"
         wait_for_steps(first, run / "metrics.jsonl")
         second = start("-m", "tinygpt", "train", "--resume", "--run", "x")  # two processes on one run

@@ -7,21 +7,30 @@ import numpy as np
 import pytest
 import torch
 
+from tinygpt import plan as planning
 from tinygpt.config import make_config
 from tinygpt.data import Windows
 from tinygpt.distributed import Machine
 from tinygpt.errors import UserError
 from tinygpt.plan import (
+    BATCHES,
+    DECAYS,
     DEFAULT_MINUTES,
     MOST_PASSES,
     WARMUP,
     Budget,
     Speed,
     choose_shape,
+    choose_size,
     choose_steps,
+    compiled_speed,
     dropout_for,
+    expected_bits_per_byte,
+    expected_memory_bytes,
     expected_seconds,
     fit_block_size,
+    matrix_parameters,
+    peak_memory_bytes,
     thread_candidates,
 )
 
@@ -98,10 +107,10 @@ def test_steps_are_steps_and_epochs_are_passes():
 
 
 def test_a_small_text_is_not_read_for_ever():
-    """10 minutes on 160 windows would be 600 passes; the plan says so and stops at 30."""
+    """10 minutes on 160 windows would be 600 passes; the plan says so and stops at MOST_PASSES."""
     chosen, reasons = plan(Budget(minutes=10), windows=160)
     assert chosen["max_steps"] == MOST_PASSES * 10
-    assert any("max_steps 300: 10 minutes would be 600 passes" in reason for reason in reasons)
+    assert any(f"max_steps {MOST_PASSES * 10}: 10 minutes would be 600 passes" in reason for reason in reasons)
     assert plan(Budget(minutes=10), windows=1)[0]["max_steps"] == 100  # a handful of windows: 100 steps
 
 
@@ -139,7 +148,15 @@ def test_tiny_runs_have_possible_intervals(steps):
 
 
 def test_what_is_given_stays():
-    given = {"eval_every": 7, "save_every": 3, "sample_every": 9, "dropout": 0.5, "warmup_steps": 1, "log_every": 2}
+    given = {
+        "eval_every": 7,
+        "save_every": 3,
+        "sample_every": 9,
+        "dropout": 0.5,
+        "warmup_steps": 1,
+        "log_every": 2,
+        "weight_decay": 0.3,
+    }
     chosen, reasons = plan(Budget(steps=1000), windows=160, **given)
     settled = make_config("modern", {**given, **chosen})
     assert settled.train == dataclasses.replace(make_config("modern", given).train, max_steps=1000, threads=2)
@@ -209,12 +226,141 @@ def test_a_given_context_is_not_shrunk():
     assert fit_block_size(make_config("modern", given), 50, given) == (128, [])
 
 
+def test_decay_grows_with_the_passes_and_is_given_a_reason():
+    decays = [plan(Budget(epochs=passes), windows=1600)[0]["weight_decay"] for passes in (0.1, 2.5, 5, 20)]
+    assert decays == [DECAYS[0], 0.5, 1.0, DECAYS[1]]
+    assert any("weight_decay 1:" in reason for reason in plan(Budget(epochs=5), windows=1600)[1])
+    assert "weight_decay" not in plan(Budget(epochs=5), windows=1600, weight_decay=0.7)[0]
+
+
+# --- size and batch --------------------------------------------------------------------------------------------------
+
+
+def size(budget, tokens_per_s=20_000.0, windows=100_000, preset="modern", ranks=1, **given):
+    """(chosen, reasons) for a text of so many windows of 256 tokens, at the speed of the preset's own shape."""
+    config = make_config(preset, {"block_size": 256, "vocab_size": 4096, **given})
+    text = Windows(np.zeros((windows + 1) * 256 + 1, dtype=np.uint8), 256, 0)
+    return choose_size(config, budget, Speed(0.1, 2, tokens_per_s), text, given, ranks)
+
+
+def test_more_time_makes_a_larger_model():
+    widths = [size(Budget(minutes=minutes))[0].get("n_embd", 128) for minutes in (0.1, 1, 10, 100, 1000)]
+    assert widths == sorted(widths) and widths[0] == 128 and widths[-1] == 320 and len(set(widths)) >= 3
+
+
+def test_a_small_text_keeps_the_model_small_however_long_it_is_read():
+    assert "n_embd" not in size(Budget(minutes=1000), windows=200)[0]
+    assert size(Budget(minutes=1000), windows=100_000)[0]["n_embd"] == 320
+
+
+def test_the_size_chosen_is_a_possible_one_and_has_a_reason():
+    for minutes in (0.1, 3, 30, 300):
+        chosen, reasons = size(Budget(minutes=minutes))
+        make_config("modern", chosen)
+        assert ("n_embd" in chosen) == any("size m" in reason or "size s" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("name", ["n_embd", "n_layers", "n_heads", "d_ff"])
+def test_a_given_width_stays_alone(name):
+    chosen, _ = size(Budget(minutes=1000), **{name: getattr(make_config().model, name)})
+    assert chosen.keys() <= {"batch_size"}
+
+
+def test_short_runs_take_small_batches_and_all_ranks_get_a_share():
+    """At least FEWEST_STEPS steps where the smallest batch allows it; 0.05 minutes are 60,000 tokens."""
+    batches = [size(Budget(minutes=minutes), n_embd=128)[0]["batch_size"] for minutes in (0.05, 0.6, 1.2, 10)]
+    assert batches == sorted(batches) and (batches[0], batches[-1]) == BATCHES
+    assert size(Budget(minutes=0.05), ranks=3)[0]["batch_size"] == 6
+    assert "batch_size" not in size(Budget(minutes=1), batch_size=5)[0]
+    assert "batch_size" not in size(Budget(steps=100))[0]  # whoever counts steps means steps of the known batch
+
+
+def test_the_tutorial_is_not_resized():
+    assert size(Budget(minutes=1000), preset="tutorial") == ({}, [])
+
+
+@pytest.mark.parametrize("preset", ["modern", "gpt2", "tutorial"])
+def test_matrix_parameters_are_those_of_the_model(preset):
+    from tinygpt.model import TinyGPT
+
+    model = TinyGPT(make_config(preset).model)
+    hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and name.startswith("blocks.")]
+    assert matrix_parameters(model.config) == sum(p.numel() for p in [*hidden, model.head.weight])
+
+
+# --- compiled blocks -------------------------------------------------------------------------------------------------
+
+
+def test_short_runs_do_not_even_try_to_compile(monkeypatch):
+    monkeypatch.setattr(planning, "median_step", lambda *_, **__: pytest.fail("compiled"))
+    config = make_config()
+    assert compiled_speed(config, CPU, SPEED, 20.0) == (None, "")
+    assert compiled_speed(make_config(overrides={"compiled": "no"}), CPU, SPEED, 1e6) == (None, "")
+
+
+@pytest.mark.parametrize(("step_s", "taken"), [(0.06, True), (0.099, False), (0.2, False)])
+def test_compiled_blocks_are_taken_if_they_are_faster(monkeypatch, step_s, taken):
+    monkeypatch.setattr(planning, "median_step", lambda *_, **__: step_s)
+    monkeypatch.setattr(planning.shutil, "which", lambda name: name)
+    speed, reason = compiled_speed(make_config(), CPU, SPEED, 600.0)
+    assert (speed is not None) == taken and reason.startswith(
+        f"compiled {'yes' if taken else 'no'}: {step_s * 1e3:.0f} ms"
+    )
+    if speed:
+        assert speed.step_s == step_s and speed.tokens_per_s == pytest.approx(SPEED.tokens_per_s * 0.1 / step_s)
+
+
+def test_without_a_compiler_it_says_so_or_refuses(monkeypatch):
+    monkeypatch.setattr(planning.shutil, "which", lambda name: None)
+    assert "no C++ compiler" in compiled_speed(make_config(), CPU, SPEED, 600.0)[1]
+    with pytest.raises(UserError, match="use compiled=no"):
+        compiled_speed(make_config(overrides={"compiled": "yes"}), CPU, SPEED, 600.0)
+
+
+def test_a_compiler_that_fails_is_a_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("ld: cannot find -lfoo\nmany more lines")
+
+    monkeypatch.setattr(planning, "median_step", fail)
+    monkeypatch.setattr(planning.shutil, "which", lambda name: name)
+    speed, reason = compiled_speed(make_config(), CPU, SPEED, 600.0)
+    assert speed is None and "cannot find -lfoo" in reason and "many more" not in reason
+    with pytest.raises(UserError, match=r"cannot find -lfoo.*use compiled=no"):
+        compiled_speed(make_config(overrides={"compiled": "yes"}), CPU, SPEED, 600.0)
+
+
+# --- what is expected ------------------------------------------------------------------------------------------------
+
+
+def expected(steps, windows=1000, floor=None, preset="modern"):
+    config = make_config(preset, {"block_size": 256, "batch_size": 8, "max_steps": steps})
+    text = Windows(np.zeros((windows + 1) * 256 + 1, dtype=np.uint8), 256, 0)
+    return expected_bits_per_byte({"bigram": 2.0}, floor, config, text)
+
+
+def test_expected_bits_fall_with_tokens_and_repeated_text_is_worth_less():
+    assert expected(10) > expected(100) > expected(1000)
+    assert expected(1000, windows=100) > expected(1000, windows=10_000)
+    assert expected(100) - expected(200) > expected(10_000) - expected(20_000)
+    assert 1.9 < expected(10**9, floor=1.9) < 2.0  # nothing is below the entropy
+    assert expected(100, preset="tutorial") is None
+    config, text = make_config(), Windows(np.zeros(9999, dtype=np.uint8), 256, 0)
+    assert expected_bits_per_byte({}, None, config, text) is None
+
+
+def test_memory_is_what_was_measured_and_the_copies_of_a_checkpoint():
+    measured = peak_memory_bytes(CPU.device)
+    assert 5e7 < measured < 1e11
+    expected = expected_memory_bytes(make_config(), CPU, 10**6)
+    assert expected - measured == pytest.approx(12e6, abs=5e7)  # the peak may have grown between the two
+
+
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("cores", "tried"),
-    [("1", [1]), ("2", [1, 2]), ("6", [1, 2, 4, 6]), ("8", [1, 2, 4, 8]), ("4,2", [1, 2, 4])],
+    [("1", [1]), ("2", [2, 1]), ("6", [6, 4, 2, 1]), ("8", [8, 4, 2, 1]), ("4,2", [4, 2, 1])],
 )
 def test_threads_worth_measuring(monkeypatch, cores, tried):
     """OMP_NUM_THREADS is honoured, also in its list form."""
@@ -226,4 +372,4 @@ def test_threads_worth_measuring(monkeypatch, cores, tried):
 @pytest.mark.parametrize("value", ["", "many", "0"])
 def test_an_omp_num_threads_that_says_nothing_is_ignored(monkeypatch, value):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert thread_candidates(make_config(), CPU)[0] == 1
+    assert thread_candidates(make_config(), CPU)[-1] == 1

@@ -218,14 +218,6 @@ def test_slow_bf16_is_refused_on_a_gpu(monkeypatch):
         choose_machine(TrainConfig(precision="bf16"))
 
 
-def test_several_ranks_are_refused(monkeypatch):
-    """Each rank would write the same run folder."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="several ranks") as error:
-        choose_machine(TrainConfig(device="cpu"))
-    assert error.value.exit_code == 78
-
-
 # --- the loop's books ------------------------------------------------------------------------------------------------
 
 
