@@ -132,8 +132,9 @@ def decide(
     speed = speed_of(config, machine, seconds)
     size, why_size = choose_size(config, budget, speed, windows, given, ranks.size)
     settled |= {"threads": speed.threads, **size}
-    if size:
-        config = make_config(preset, settled)
+    first_guess, _ = choose_steps(make_config(preset, settled), budget, speed, windows, len(val_ids), given)
+    config = make_config(preset, {**settled, "dropout": first_guess.get("dropout", config.model.dropout)})
+    if size or config.model.dropout:  # which costs time: random numbers for every activation
         speed = speed_of(config, machine, seconds / 4)
     work_s = affordable_tokens(config, budget, speed, windows) / speed.tokens_per_s
     faster, why_compiled = compiled_speed(share_of(config, ranks), machine, speed, work_s)
@@ -147,7 +148,8 @@ def decide(
     expected_s = expected_seconds(config, speed, len(val_ids))
     expected_bpb = expected_bits_per_byte(compared, floor, config, windows)
     memory_bytes = expected_memory_bytes(config, machine, parameters)
-    say(plan_line(config, windows, parameters, expected_s, speed))
+    say(plan_line(config, windows, parameters, speed))
+    say(expectation(expected_s, memory_bytes, expected_bpb))
     reasons += [*shrunk, *why_size, *([why_compiled] if why_compiled else []), *why_steps]
     for reason in reasons:
         say(f"  {reason}")
@@ -199,16 +201,23 @@ def corpus_line(corpus: Corpus) -> str:
     return f"Text: {r['bytes'] / 1e6:.2f} MB in {r['documents']:,} document{'s' * (r['documents'] != 1)}; {kept}."
 
 
-def plan_line(config: Config, windows: Windows, parameters: int, expected_s: float, speed: Speed) -> str:
-    """The plan in one paragraph: shape, work, time."""
+def plan_line(config: Config, windows: Windows, parameters: int, speed: Speed) -> str:
+    """The plan in one paragraph: shape, work, speed."""
     m, t = config.model, config.train
     passes = t.max_steps * t.batch_size / windows.count
     return (
         f"Plan: preset {config.preset}, {parameters:,} parameters (n_layers={m.n_layers} "
         f"n_embd={m.n_embd} n_heads={m.n_heads} block_size={m.block_size}); {t.max_steps:,} steps of "
         f"{t.batch_size} x {m.block_size} tokens = {passes:.1f} passes; {speed.tokens_per_s / 1e3:,.1f}k tokens/s "
-        f"on {speed.threads} thread{'s' * (speed.threads != 1)}: about {expected_s / 60:.1f} min."
+        f"on {speed.threads} thread{'s' * (speed.threads != 1)}."
     )
+
+
+def expectation(seconds: float, memory_bytes: int, bpb: float | None) -> str:
+    """What it will take, and roughly what will come out."""
+    memory = f", {memory_bytes / 1e6:,.0f} MB of memory" if memory_bytes else ""
+    quality = f"; very roughly {bpb:.2f} bits per byte of unseen text" if bpb else ""
+    return f"Expected: about {seconds / 60:.1f} min{memory}{quality}."
 
 
 def plan_text(p: Prepared) -> str:

@@ -508,3 +508,21 @@ def test_a_run_without_validation_text_recommends_no_eval(folder: Path):
     assert outcome.code == 0 and "tinygpt eval" not in outcome.out and "tinygpt doctor tiny" in outcome.out
     refused = tinygpt("eval", "tiny")
     assert refused.code == 65 and "tinygpt eval tiny FILE" in refused.err
+
+
+def test_plan_says_what_train_would_do_and_writes_nothing(tmp_path):
+    with inside(tmp_path):
+        Path("x.txt").write_text(story_text())
+        before = sorted(path.name for path in tmp_path.iterdir())
+        told = tinygpt("plan", "x.txt", "--minutes", "0.01", "n_layers=1", "--json")
+        assert told.code == 0 and sorted(path.name for path in tmp_path.iterdir()) == before
+        planned = json.loads(told.out)
+        assert planned["model"]["n_layers"] == 1 and planned["train"]["max_steps"] >= 1
+        assert planned["train"]["precision"] in ("fp32", "bf16") and planned["train"]["compiled"] == "no"
+        assert any(reason.startswith("dropout") for reason in planned["reasons"])
+        for name in ("expected_s", "expected_memory_bytes", "expected_bpb"):
+            assert planned[name] > 0
+        read = tinygpt("plan", "x.txt", "--steps", "3")
+        assert read.code == 0 and "max_steps=3" in read.out and "Plan: preset modern" in read.out
+        assert tinygpt("plan", "x.txt", "--steps", "3", "--minutes", "1").code == 2
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
