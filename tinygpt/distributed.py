@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,10 +71,15 @@ class Ranks:
             return message
         text = json.dumps(message if self.first else None).encode()
         length = torch.tensor([len(text)])
-        dist.broadcast(length, 0, group=self.patient)
+        self.broadcast(length)
         data = torch.tensor(list(text) if self.first else [0] * int(length), dtype=torch.uint8)
-        dist.broadcast(data, 0, group=self.patient)
+        self.broadcast(data)
         return json.loads(bytes(data.tolist()))
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """The first rank's tensor at every rank: these wait for it with patience, it waits for them only so long."""
+        work = dist.broadcast(tensor, 0, group=self.patient, async_op=True)
+        work.wait(TIMEOUT if self.first else PATIENCE)
 
     def alone(self, work: Callable[..., object], *arguments: Any) -> None:
         """Do work(*arguments) on the first rank alone; the others wait until it is done."""
@@ -170,8 +176,10 @@ def join() -> Iterator[Ranks]:
         first, code = blame(store, rank, RANK_LOST if lost else exit_code_of(error))
         if ranks is not None:
             object.__setattr__(ranks, "patient", None)  # connections close with the last mention of their group
-        if dist.is_initialized():
-            dist.destroy_process_group()  # so those who wait for this rank notice
+        if dist.is_initialized():  # so those who wait for this rank notice; a rank that hangs would hold it up for ever
+            leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+            leaving.start()
+            leaving.join(LINGER.total_seconds())
         if store is not None and rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             with contextlib.suppress(RuntimeError):  # the store goes with this process
                 store.wait([f"failed-{other}" for other in range(1, size)], LINGER)

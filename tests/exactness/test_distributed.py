@@ -334,6 +334,37 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path, fresh):
     checkpoint.load(folder / "runs" / "x")
 
 
+HANGS = """
+import datetime, os, signal, time
+from tinygpt import distributed
+distributed.TIMEOUT = distributed.LINGER = datetime.timedelta(seconds=2)
+code = 0
+try:
+    with distributed.join() as ranks:
+        ranks.tell("here")
+        if not ranks.first:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1)
+        ranks.alone(lambda: None)
+        ranks.largest(0)
+except distributed.UserError as error:
+    print(error, flush=True)
+    code = error.exit_code
+os._exit(code)  # as the command line does
+"""
+
+
+def test_a_rank_that_hangs_while_the_first_works_alone_is_given_up_too(tmp_path):
+    """The others wait for the first with patience of days; the first must not wait so long for them."""
+    ranks = start(2, ["-c", HANGS], tmp_path)
+    try:
+        out, _ = ranks[0].communicate(timeout=40)
+    finally:
+        ranks[1].kill()
+    finish(ranks[1:])
+    assert ranks[0].returncode == 75 and "has not answered for 2 s" in out
+
+
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_saves(tmp_path, fresh):
     folder = fresh(tmp_path / "f")
     ranks = start(2, RESUME, folder)
