@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tinygpt.config import ModelConfig
@@ -79,5 +80,5 @@ def pair_factors(ids: Ids, vocab_size: int, n_embd: int) -> tuple[Tensor, Tensor
     embedding = torch.column_stack((constant, filling, left))  # rows of length sqrt(2) longest
     head = torch.column_stack(((log_single - log_single.mean()) / longest, torch.zeros(vocab_size), right))
     scale = longest * (2 / n_embd) ** 0.5
-    pad = n_embd - width - 2  # more columns than tokens
-    return tuple(torch.nn.functional.pad(x, (0, pad)) for x in (embedding / scale, head * scale))  # type: ignore[return-value]
+    missing = (0, n_embd - width - 2)  # more columns than tokens
+    return F.pad(embedding / scale, missing), F.pad(head * scale, missing)

@@ -248,6 +248,12 @@ def test_more_time_makes_a_larger_model():
     assert widths == sorted(widths) and widths[0] == 128 and widths[-1] == 320 and len(set(widths)) >= 3
 
 
+@pytest.mark.parametrize("budget", [Budget(steps=10**6), Budget(epochs=500)])
+def test_whoever_counts_steps_or_passes_keeps_the_known_shape(budget):
+    assert "n_embd" not in size(budget)[0]
+    assert "n_embd" not in size(Budget(minutes=1000), max_steps=10**6)[0]
+
+
 def test_a_small_text_keeps_the_model_small_however_long_it_is_read():
     assert "n_embd" not in size(Budget(minutes=1000), windows=200)[0]
     assert size(Budget(minutes=1000), windows=100_000)[0]["n_embd"] == 320
