@@ -35,15 +35,21 @@ RUNGS: list[tuple[str, dict[str, Any], str]] = [
     ("SwiGLU", {"feed_forward": "swiglu"}, "one half of the feed-forward decides how much of the other passes"),
     ("RMSNorm, no biases", {"norm": "rmsnorm", "bias": False}, "fewer numbers that do nothing"),
     ("QK-norm", {"qk_norm": True}, "scores that cannot run away"),
-    ("Muon", {"muon_lr": 0.01, "lr": 0.01}, "orthogonal updates for the matrices, a higher rate for the rest"),
+    (
+        "Muon",
+        {"muon_lr": 0.01, "muon_decay": 0.1, "lr": 0.01},
+        "orthogonal updates for the blocks' matrices, a higher rate for the rest",
+    ),
     ("four layers, block 256", {"n_layers": 4, "block_size": 256}, "fewer layers, a longer context"),
     ("vocabulary 4,096", {"vocab_size": 4096}, "shorter pieces, each seen more often"),
+    ("weight decay 0.5", {"weight_decay": 0.5}, "embedding and head are pulled to zero harder"),
+    ("counted first weights", {"start": "pairs"}, "embedding and head begin as a factorised table of token pairs"),
 ]
 
 
 def rungs() -> list[tuple[str, dict[str, Any], str]]:
     """Name, all settings so far, what the rung does."""
-    settings: dict[str, Any] = {"preset": "tutorial", "precision": "fp32", "warmup_share": 0.0}
+    settings: dict[str, Any] = {"preset": "tutorial", "start": "random", "warmup_share": 0.0}
     result = []
     for name, changes, meaning in RUNGS:
         settings = {**settings, **changes}

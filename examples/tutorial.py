@@ -17,11 +17,11 @@ import torch
 from tinygpt.config import TEMPERATURE, ModelConfig, TrainConfig, model_config
 from tinygpt.corpus import load, tales
 from tinygpt.display import make_display, safe_text
+from tinygpt.folders import RUNS, free_name, lock
 from tinygpt.inference import generate
 from tinygpt.model import TinyGPT
 from tinygpt.plan import Budget
 from tinygpt.prepare import prepare
-from tinygpt.runs import RUNS, free_name, lock
 from tinygpt.tokenizer import BOS, EOS, train_tokenizer
 from tinygpt.train import set_up, train
 

@@ -1,20 +1,26 @@
 """Checkpoints that are whole or not there: written beside, checked by digest, renamed into place.
 
     checkpoints/step-00000500/{model.safetensors, optim.safetensors, state.json, MANIFEST.json}
-    checkpoints/LATEST  BEST         names of folders; hints for people, the loader verifies what it takes
+    checkpoints/LATEST  BEST         names of folders; hints for people, the loader does not look at them
     snapshots/step-00000500.safetensors   weights alone, for looking back over the training
 
 MANIFEST.json is written last and holds size and sha256 of every file, so a checkpoint with a valid manifest is
 complete. Only safetensors and JSON are read: no file here can run code.
+
+A save in its order; docs/reliability.md says how each point of it was tried:
+1. make .tmp-STEP-PID; write and fsync model, optim, state, then the manifest; fsync the folder
+2. rename it to step-STEP and fsync checkpoints/: from here on the checkpoint exists
+3. replace LATEST and BEST; rename what is too old to .del-..., and delete that
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import functools
+import itertools
 import os
 import re
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +29,83 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tinygpt.errors import MISMATCH, NO_CHECKPOINT, UserError
+import tinygpt
+from tinygpt.errors import MISMATCH, NO_CHECKPOINT, NON_FINITE, UserError
 from tinygpt.model import TinyGPT
-from tinygpt.storage import canonical, fsync_folder, sha256, write_atomic, write_durable
+from tinygpt.storage import (
+    DOOMED,
+    TEMPORARY,
+    canonical,
+    check_room,
+    fsync_folder,
+    make_folder,
+    parse_json,
+    read_regular,
+    remove,
+    remove_if_possible,
+    rename,
+    sha256,
+    write_atomic,
+    write_durable,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEEP = 3  # newest checkpoints kept beside the best one
+FILES = ("model.safetensors", "optim.safetensors", "state.json")
+MANIFEST_BYTES = 1 << 16  # it has about 1,000
+KINDS: dict[str, Any] = {  # of the fields in state.json
+    "int": int, "float": (int, float), "int | None": (int, type(None)), "float | None": (int, float, type(None)),
+    "list": list, "dict": dict,
+}  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """Everything about a run that is neither a tensor nor fixed before step 0; stored in state.json.
+
+    No generator states: whatever is random depends on (seed, step), and the samples on `batch`.
+    """
+
+    step: int = 0
+    best_bpb: float | None = None
+    best_step: int | None = None
+    since_best: int = 0  # validations
+    looked_step: int = -1
+    train_loss: float | None = None  # smoothed
+    refused: int = 0  # steps in a row
+    rewinds: int = 0
+    rate: float = 1.0  # all learning rates times this; halved by a rewind
+    skipped: list[int] = field(default_factory=list)  # numbers of batches that are never drawn again
+    usual: dict[str, float] = field(default_factory=dict)  # what guards.py knows of loss and gradient norm
+    micro_batch: int = 0  # sequences per forward/backward; 0: as in the settings
+    time_s: float = 0.0
+    logs: dict[str, int] = field(default_factory=dict)  # bytes in each log when this was saved
+    settings: dict[str, Any] = field(default_factory=dict)  # model and training settings up to here
+    made_with: dict[str, Any] = field(default_factory=dict)  # versions, device, threads, ranks
+
+    @property
+    def batch(self) -> int:
+        """Number of the next batch."""
+        return self.batch_of(self.step)
+
+    def batch_of(self, step: int) -> int:
+        """Number of the batch of a step: the step's own, and one more for each skipped batch on the way there."""
+        number = step
+        for skipped in sorted(self.skipped):
+            number += number >= skipped
+        return number
+
+    @classmethod
+    def from_state(cls, state: Any) -> Progress:
+        """The stored progress; ValueError unless it has exactly these fields, each of its type."""
+        kinds = {f.name: str(f.type).partition("[")[0] for f in dataclasses.fields(cls)}
+        wrong = kinds.keys() ^ (state.keys() if isinstance(state, dict) else set())
+        if wrong:
+            raise ValueError(f"state.json has not exactly the fields it needs: see {', '.join(sorted(wrong))}")
+        for name, kind in kinds.items():
+            if not isinstance(state[name], KINDS[kind]) or isinstance(state[name], bool):
+                raise ValueError(f"state.json: {name} is {state[name]!r}")
+        return cls(**state)
 
 
 @dataclass(frozen=True)
@@ -39,7 +116,7 @@ class Checkpoint:
     step: int
     model: dict[str, Tensor]
     optim: dict[str, Tensor]
-    state: dict[str, Any]
+    progress: Progress
 
 
 def folder_name(step: int) -> str:
@@ -50,67 +127,101 @@ def folder_name(step: int) -> str:
 
 
 def save(
-    run: Path, step: int, model: TinyGPT, optimizer: torch.optim.Optimizer, state: dict[str, Any],
-    digests: dict[str, str], best: bool,
-) -> Path:  # fmt: skip
-    """Write the checkpoint of `step`, point LATEST (and BEST) at it, and prune old ones. OSError if the disk fails.
+    run: Path, model: TinyGPT, optimizer: torch.optim.Optimizer, progress: Progress, digests: dict[str, str]
+) -> list[str]:
+    """Write the checkpoint of `progress.step`, point LATEST (and BEST) at it, prune old ones; what was found damaged.
 
-    state: everything that is not a tensor; digests: of tokenizer and data, compared when the run goes on.
+    digests: of tokenizer and data, compared when the run goes on. Raises OSError if the disk is full or fails, and
+    UserError (exit 70) if a weight is not finite; the checkpoints there stay as they are.
     """
-    folder = run / "checkpoints"
-    target, temporary = folder / folder_name(step), folder / f".tmp-{step}-{os.getpid()}"
+    folder, step = run / "checkpoints", progress.step
+    target, temporary = folder / folder_name(step), folder / f"{TEMPORARY}{step}-{os.getpid()}"
+    weights = named_tensors(model)
+    sick = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if sick:
+        raise UserError(f"step {step:,}: {sick[0]} is not finite, so it is not saved.", NON_FINITE)
     files = {
-        "model.safetensors": safetensors.torch.save(named_tensors(model)),
+        "model.safetensors": safetensors.torch.save(weights),
         "optim.safetensors": safetensors.torch.save(optimizer_tensors(model, optimizer)),
-        "state.json": canonical({"step": step, **state}),
+        "state.json": canonical(dataclasses.asdict(progress)),
     }
     manifest: dict[str, Any] = {
-        "format_version": FORMAT_VERSION, "step": step, "digests": digests,
+        "format_version": FORMAT_VERSION, "tinygpt": tinygpt.__version__, "step": step, "digests": digests,
+        "best_bpb": progress.best_bpb if progress.best_step == step else None,
         "files": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()},
     }  # fmt: skip
     manifest["sha256"] = sha256(canonical(manifest))
+    files["MANIFEST.json"] = canonical(manifest)  # last
+    make_folder(folder)
+    check_room(folder, sum(map(len, files.values())), f"the checkpoint of step {step:,}")
     former: Path | None = None  # of this very step, from a session that stopped here
     try:
-        temporary.mkdir(parents=True)
+        make_folder(temporary)
         for name, data in files.items():
             write_durable(temporary / name, data)
-        write_durable(temporary / "MANIFEST.json", canonical(manifest))
         fsync_folder(temporary)
         if target.exists():
             former = set_aside(target)
-        temporary.rename(target)
+        rename(temporary, target)
         fsync_folder(folder)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_if_possible(temporary)
         if former and not target.exists():
-            former.rename(target)
+            rename(former, target)
         raise
     if former:
-        shutil.rmtree(former)
+        remove(former)
     write_atomic(folder / "LATEST", f"{target.name}\n".encode())
-    if best:
+    if progress.best_step in (step, None):
         write_atomic(folder / "BEST", f"{target.name}\n".encode())
-    prune(folder)
-    return target
+    return prune(folder)
 
 
 def save_snapshot(run: Path, step: int, model: TinyGPT) -> None:
     """The weights of `step` alone; never pruned."""
     data = safetensors.torch.save(named_tensors(model), {"step": str(step)})
+    check_room(run, len(data), f"the snapshot of step {step:,}")
     write_atomic(run / "snapshots" / f"{folder_name(step)}.safetensors", data)
 
 
-def prune(folder: Path) -> None:
-    """Keep the newest KEEP checkpoints and the best one."""
-    keep = {path.name for path in step_folders(folder)[:KEEP]} | {read_pointer(folder, "BEST")}
-    for path in step_folders(folder):
-        if path.name not in keep:
-            shutil.rmtree(set_aside(path))
+def room_for_run(parameters: int, snapshots: int) -> int:
+    """Bytes that a run takes on the disk at most, all its checkpoints and snapshots together: fp32 numbers.
+
+    A checkpoint has the weights and at most two moments of each; one more is being written beside those kept.
+    """
+    return 4 * parameters * (3 * (KEEP + 2) + snapshots)
+
+
+def prune(folder: Path) -> list[str]:
+    """Keep the newest KEEP checkpoints that are valid and the best one; a sentence for each that is damaged.
+
+    Each is read and verified before an older one goes: what the disk has spoilt does not count as kept.
+    """
+
+    @functools.cache
+    def damage(path: Path) -> str:
+        try:
+            verify(path)
+        except (OSError, ValueError) as error:
+            return f"{path.name} is damaged and does not count: {error}."
+        return ""
+
+    paths = step_folders(folder)
+    kept = list(itertools.islice((path for path in paths if not damage(path)), KEEP))
+    older = paths[paths.index(kept[-1]) + 1 :] if len(kept) == KEEP else []
+    best = next((path for path in in_order(folder, "best") if not damage(path)), None) if older else None
+    for path in older:
+        if path != best:
+            remove(set_aside(path))
+    return [damage(path) for path in paths if path not in older and damage(path)]
 
 
 def set_aside(path: Path) -> Path:
     """Rename before deleting: a half-deleted checkpoint never bears a checkpoint's name."""
-    return path.rename(path.with_name(f".del-{path.name}-{os.getpid()}"))
+    doomed = path.with_name(f"{DOOMED}{path.name}-{os.getpid()}")
+    remove_if_possible(doomed)  # of an earlier try
+    rename(path, doomed)
+    return doomed
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -120,39 +231,65 @@ def step_folders(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name)), reverse=True)
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(found, key=step_of, reverse=True)
 
 
-def read_pointer(folder: Path, name: str) -> str | None:
-    """The folder name in LATEST or BEST, or None."""
-    path = folder / name
-    return path.read_text(errors="replace").strip() if path.is_file() else None
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
-def verify(path: Path) -> dict[str, bytes]:
-    """The bytes of all files of one checkpoint folder, checked against its manifest; ValueError says what is wrong."""
-    manifest_bytes = (path / "MANIFEST.json").read_bytes()
-    manifest = json.loads(manifest_bytes)
-    if not isinstance(manifest, dict) or canonical(manifest) != manifest_bytes:
+def in_order(folder: Path, which: str) -> list[Path]:
+    """Checkpoint folders in the order in which `load` tries them."""
+    paths = step_folders(folder)
+    if which == "last":
+        return paths
+    if which != "best":
+        return [path for path in paths if step_of(path) == int(which)]
+
+    def score(path: Path) -> float:
+        try:
+            bpb = read_manifest(path).get("best_bpb")
+        except (OSError, ValueError):
+            bpb = None
+        return float(bpb) if isinstance(bpb, (int, float)) else float("inf")
+
+    return sorted(paths, key=score)  # stable: those that never were the best come last, newest first
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder; ValueError, or OSError, unless it is whole and belongs here."""
+    data = read_regular(path / "MANIFEST.json", MANIFEST_BYTES)
+    manifest = parse_json(data)
+    if not isinstance(manifest, dict) or canonical(manifest) != data:
         raise ValueError("MANIFEST.json is damaged")
     claimed = manifest.pop("sha256", None)
     if sha256(canonical(manifest)) != claimed:
         raise ValueError("MANIFEST.json is damaged")
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"it has format version {manifest['format_version']}, this tinygpt reads {FORMAT_VERSION}")
-    if folder_name(manifest["step"]) != path.name:
-        raise ValueError(f"its manifest belongs to step {manifest['step']}")
-    contents = {"MANIFEST.json": manifest_bytes}
-    for name in ("model.safetensors", "optim.safetensors", "state.json"):
-        file, expected = path / name, manifest["files"][name]
-        if file.is_symlink() or not file.is_file():
-            raise ValueError(f"{name} is missing")
-        if file.stat().st_size != expected["bytes"]:
-            raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}")
-        contents[name] = file.read_bytes()
-        if sha256(contents[name]) != expected["sha256"]:
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"it has format version {version}, this tinygpt reads {FORMAT_VERSION}")
+    if not isinstance(manifest.get("step"), int) or folder_name(manifest["step"]) != path.name:
+        raise ValueError(f"its manifest belongs to step {manifest.get('step')}")
+    return manifest
+
+
+def verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and bytes of all files of one checkpoint folder, checked; ValueError or OSError says what is wrong."""
+    manifest = read_manifest(path)
+    contents = {}
+    for name in FILES:
+        try:
+            size, digest = (manifest["files"][name][key] for key in ("bytes", "sha256"))
+        except (KeyError, TypeError):
+            raise ValueError(f"its manifest does not describe {name}") from None
+        there = (path / name).stat().st_size
+        if there != size:
+            raise ValueError(f"{name} has {there} bytes instead of {size}")
+        contents[name] = read_regular(path / name)
+        if sha256(contents[name]) != digest:
             raise ValueError(f"{name} is damaged (its sha256 differs)")
-    return contents
+    return manifest, contents
 
 
 def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) -> tuple[Checkpoint, list[str]]:
@@ -161,45 +298,60 @@ def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) 
     which: "last" (the newest valid one), "best" (the lowest validation loss, else the newest) or a step number.
     Raises UserError: exit 72 if none is valid, exit 66 with both digests if it belongs to other data or tokenizer.
     """
-    folder, rejected = run / "checkpoints", []
-    paths = step_folders(folder)
-    if which == "best":
-        paths.sort(key=lambda path: path.name != read_pointer(folder, "BEST"))  # stable: the best, then newest first
-    elif which != "last":
-        paths = [path for path in paths if path.name == folder_name(int(which))]
-    for path in paths:
+    folder, rejected = run / "checkpoints", dict[str, str]()
+    tries = in_order(folder, which)
+    while tries:
+        path = tries.pop(0)
         try:
-            contents = verify(path)
+            manifest, contents = verify(path)
             checkpoint = Checkpoint(
                 path.name,
-                int(path.name.removeprefix("step-")),
+                step_of(path),
                 safetensors.torch.load(contents["model.safetensors"]),
                 safetensors.torch.load(contents["optim.safetensors"]),
-                json.loads(contents["state.json"]),
+                Progress.from_state(parse_json(contents["state.json"])),
             )
-            stored = json.loads(contents["MANIFEST.json"])["digests"]
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            rejected.append(f"{path.name} is not usable: {error}.")
+            if checkpoint.progress.step != checkpoint.step:
+                raise ValueError(f"its state.json belongs to step {checkpoint.progress.step}")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            if not path.exists():  # pruned by the process that trains, while this one was reading: look again
+                tries = [other for other in in_order(folder, which) if other.name not in rejected]
+                continue
+            reason = error.strerror if isinstance(error, OSError) else error
+            file = f"{Path(error.filename).name}: " if isinstance(error, OSError) and error.filename else ""
+            rejected[path.name] = f"{path.name} is not usable: {file}{reason}."
             continue
+        stored = manifest.get("digests") or {}
         for name, digest in (digests or {}).items():
             if stored.get(name) != digest:
                 raise UserError(
                     f"{path.name} was made with {name} {str(stored.get(name))[:12]}, but the run holds "
                     f"{name} {digest[:12]}; restore the original file.", MISMATCH,
                 )  # fmt: skip
-        return checkpoint, rejected
-    there = ", ".join(p.name.removeprefix("step-").lstrip("0") or "0" for p in step_folders(folder)) or "none"
+        return checkpoint, list(rejected.values())
+    there = ", ".join(str(step_of(path)) for path in step_folders(folder)) or "none"
     wanted = "valid checkpoint" if which in ("last", "best") else f"checkpoint of step {which}"
-    raise UserError(" ".join([f"{run} has no {wanted} (steps there: {there}).", *rejected]), NO_CHECKPOINT)
+    raise UserError(" ".join([f"{run} has no {wanted} (steps there: {there}).", *rejected.values()]), NO_CHECKPOINT)
 
 
-def sweep(run: Path) -> None:
-    """Remove what an interrupted save left behind; only for the process that holds the run."""
-    for path in (run / "checkpoints").glob(".*-*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:  # of LATEST or BEST
-            path.unlink(missing_ok=True)
+def read_pointer(folder: Path, name: str) -> str | None:
+    """The folder name in LATEST or BEST, or None."""
+    path = folder / name
+    return path.read_text(errors="replace").strip() if path.is_file() else None
+
+
+def leftovers(run: Path) -> list[Path]:
+    """What an interrupted save, deletion or preparation left behind."""
+    places = (run, run / "checkpoints", run / "snapshots", run / "data")
+    return sorted(path for place in places for begin in (TEMPORARY, DOOMED) for path in place.glob(f"{begin}*"))
+
+
+def sweep(run: Path) -> list[Path]:
+    """Remove the leftovers, and return them; only for the process that holds the run."""
+    found = leftovers(run)
+    for path in found:
+        remove_if_possible(path)
+    return found
 
 
 # --- tensors by name -------------------------------------------------------------------------------------------------
@@ -233,10 +385,13 @@ def optimizer_tensors(model: TinyGPT, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_optimizer(model: TinyGPT, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give the optimizer back what `optimizer_tensors` took out."""
+    """Give the optimizer back what `optimizer_tensors` took out; UserError (exit 66) if it is of another model."""
     parameters = dict(model.named_parameters())
+    optimizer.state.clear()
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
+        if name not in parameters or (key != "step" and tensor.shape != parameters[name].shape):
+            raise UserError(f"the optimizer's {full_name} does not fit the model.", MISMATCH)
         # AdamW keeps its step counter beside the weights where it is fused, on the CPU elsewhere.
         beside = key != "step" or bool(optimizer.defaults.get("fused"))
         optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device if beside else "cpu")

@@ -6,16 +6,28 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 import tinygpt
 from tinygpt.config import TEMPERATURE
-from tinygpt.errors import INTERRUPTED, IO_ERROR, OUT_OF_MEMORY, USAGE, UserError, did_you_mean, exit_code_of
+from tinygpt.errors import (
+    INTERRUPTED,
+    IO_ERROR,
+    LOCKED,
+    OUT_OF_MEMORY,
+    TERMINATED,
+    USAGE,
+    UserError,
+    did_you_mean,
+    exit_code_of,
+)
 
 
 class Commands(TyperGroup):
@@ -164,6 +176,51 @@ def wishes(
     }  # fmt: skip
 
 
+@contextlib.contextmanager
+def claim(run: str | None, resume: bool, texts: list[str]) -> Iterator[Path]:
+    """The folder of the run to train, held for this process: a new one, or with `resume` the one to go on with."""
+    from tinygpt.folders import RUNS, check_name, lock, names_like, newest, refuse_existing, resolve
+
+    if resume:
+        folder = resolve(check_name(run))[0] if run is not None else newest()
+        with lock(folder):
+            yield folder
+        return
+    stem = "tiny_corpus" if not texts else "stdin" if texts[0] == "-" else Path(texts[0]).stem
+    names = names_like(stem) if run is None else [check_name(run)]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            folder = RUNS / name
+            if run is None and folder.exists():
+                continue
+            refuse_existing(folder)
+            try:
+                stack.enter_context(lock(folder))
+            except UserError as error:
+                if run is None and error.exit_code == LOCKED:  # somebody began a run of this name just now
+                    continue
+                raise
+            refuse_existing(folder)  # somebody may have begun and ended one just before
+            yield folder
+            return
+
+
+@contextlib.contextmanager
+def leaving_tidily() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: what is half-made is removed. Ignored ones stay ignored."""
+
+    def leave(*_: object) -> None:
+        fail("terminated; nothing was lost that had been saved.", TERMINATED)
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, leave) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 WordsArgument = Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...] [field=value ...]", help="Text files, folders or - (standard input); settings by name.")]  # fmt: skip
 MinutesOption = Annotated[float | None, typer.Option(help="Train about this long (default 3).")]
 StepsOption = Annotated[int | None, typer.Option(help="Train this many steps.")]
@@ -214,50 +271,49 @@ def train_command(
     Settings by name: n_embd n_heads n_layers block_size vocab_size dropout batch_size lr weight_decay warmup_steps
     max_steps eval_every save_every log_every seed device ... (a wrong name lists them all).
     """
-    from tinygpt import runs
-    from tinygpt.display import make_display
-    from tinygpt.distributed import Machine, choose_machine, join
-    from tinygpt.prepare import prepare
-    from tinygpt.records import METRICS, read
-    from tinygpt.report import closing_report
-    from tinygpt.train import set_up, train
+    texts, assigned = sort_words(words)
+    if resume and (texts or assigned or val or config or preset or (minutes, steps, epochs) != (None, None, None)):
+        raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
+    by_itself = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(leaving_tidily())
+        claimed = stack.enter_context(claim(run, resume, texts)) if by_itself else None  # at once: torch takes seconds
+        from tinygpt.display import Lasting, make_display
+        from tinygpt.distributed import Machine, choose_machine, join
+        from tinygpt.prepare import prepare
+        from tinygpt.records import METRICS, read
+        from tinygpt.report import closing_report
+        from tinygpt.runs import open_run
+        from tinygpt.train import set_up, train
 
-    with join() as ranks, contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(join())
         shown = sys.stdout if ranks.first else stack.enter_context(Path(os.devnull).open("w"))
-        display = make_display(shown, quiet=quiet or not ranks.first)
-        texts, assigned = sort_words(words)
+        display = make_display(cast(IO[str], Lasting(shown)), quiet=quiet or not ranks.first)
         if not ranks.first:
             told = ranks.tell()  # when the run is there
             folder, machine = Path(told["folder"]), Machine(ranks.device(told["device"]), told["bf16"], "", ranks)
-            opened, _ = runs.open_run(folder)
-        elif resume:
-            if texts or assigned or val or config or preset or (minutes, steps, epochs) != (None, None, None):
-                raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
-            folder = runs.resolve(runs.check_name(run))[0] if run is not None else runs.newest()
-            opened, notices = runs.open_run(folder)
-            machine = choose_machine(opened.config.train, ranks)
-            for notice in [*notices, f"Device: {machine.why}"]:
-                display.say(notice)
+            opened, _ = open_run(folder)
         else:
-            sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, display.say)
-            stem = "stdin" if sources[0] == "-" else Path(sources[0]).stem
-            name = runs.free_name(stem) if run is None else runs.check_name(run)
-            folder = runs.RUNS / name
-            runs.refuse_existing(folder)
-            opened, machine = prepare(folder, sources, ranks=ranks, **options)
-        if ranks.first:
-            stack.enter_context(runs.lock(folder))
+            folder = claimed or stack.enter_context(claim(run, resume, texts))
+            if resume:
+                opened, notices = open_run(folder)
+                machine = choose_machine(opened.config.train, ranks)
+                for notice in [*notices, f"Device: {machine.why}"]:
+                    display.say(notice)
+            else:
+                sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, display.say)
+                opened, machine = prepare(folder, sources, ranks=ranks, **options)
             ranks.tell({"folder": str(folder), "device": machine.device.type, "bf16": machine.bf16})
         session = set_up(opened, machine, display, resume)
         with display:
             history = read(folder / METRICS) if ranks.first else []
             display.start(folder.name, opened.config.train.max_steps, opened.marks, history)
             code = train(session)
-        if code:
+        if not session.finished:
             display.say(f"Stopped at step {session.progress.step:,} and saved. "
                         f"Go on: tinygpt train --resume --run {folder.name}")  # fmt: skip
         if ranks.first:
-            display.say(closing_report(opened, code))
+            display.say(closing_report(opened, session.finished))
     raise typer.Exit(code)
 
 
@@ -391,8 +447,8 @@ def inspect_tokens(
     as_json: JsonOption = False,
 ) -> None:
     """How the run's tokenizer cuts a text: pieces, ids, bytes, and the merges that built each piece."""
+    from tinygpt.folders import resolve
     from tinygpt.inspect.tokens import render, tokens
-    from tinygpt.runs import resolve
     from tinygpt.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(resolve(run)[0] / "tokenizer.json")
@@ -403,12 +459,18 @@ def inspect_tokens(
 @app.command()
 def doctor(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run to check; without one, this machine.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove what interrupted saves left behind, nothing else.")] = False,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """What this machine offers, or whether a run is whole and what a resume would do."""
-    from tinygpt.doctor import doctor_text, examine_machine, examine_run
-    from tinygpt.runs import resolve_whole
+    from tinygpt.folders import resolve_whole
 
-    result = examine_run(resolve_whole(run)) if run else examine_machine()
+    if repair and run is None:
+        raise UserError("--repair goes with a RUN: tinygpt doctor RUN --repair.")
+    folder = resolve_whole(run) if run else None
+    from tinygpt.doctor import doctor_text, examine_machine, examine_run, repair_run
+
+    removed = repair_run(folder) if folder and repair else []
+    result = examine_run(folder) | ({"removed": removed} if repair else {}) if folder else examine_machine()
     show(result, doctor_text(result), as_json)
     raise typer.Exit(result.get("exit_code", 0))

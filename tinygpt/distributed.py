@@ -113,10 +113,10 @@ class Ranks:
         parallel.broadcast_buffers = False  # they never change; torch 2.13 warns of this as an argument
         return parallel
 
-    def micro_batch(self, config: TrainConfig) -> int:
-        """Sequences per forward/backward of a rank: micro_batch, or the next smaller divisor of the rank's share."""
+    def micro_batch(self, config: TrainConfig, most: int = 0) -> int:
+        """Sequences per forward/backward of a rank: `most`, else the setting, or the next divisor of its share."""
         share = config.batch_size // self.size
-        return max(m for m in range(1, config.micro_batch + 1) if share % m == 0)
+        return max(m for m in range(1, (most or config.micro_batch) + 1) if share % m == 0)
 
     def check_share(self, config: TrainConfig) -> None:
         """Raise UserError (exit 78) if the batch cannot be shared equally; it names what could be."""
@@ -238,7 +238,10 @@ class Signals:
             self.codes[signal.SIGHUP] = TERMINATED
 
     def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self.handle) for number in self.codes}
+        heard = [
+            number for number in self.codes if signal.getsignal(number) is not signal.SIG_IGN
+        ]  # nohup, sh -c '... &'
+        self.before = {number: signal.signal(number, self.handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

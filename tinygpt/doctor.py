@@ -16,6 +16,7 @@ from tinygpt import checkpoint
 from tinygpt.config import TrainConfig
 from tinygpt.distributed import available_devices, choose_machine
 from tinygpt.errors import UserError
+from tinygpt.folders import is_locked, lock, owner
 from tinygpt.runs import open_run
 
 OPTIONAL = {"pyarrow": "reading .parquet"}
@@ -41,19 +42,23 @@ def examine_machine() -> dict[str, Any]:
 
 def examine_run(folder: Path) -> dict[str, Any]:
     """Every checkpoint verified, and what a resume and a reader would do; verdicts come from the loader itself."""
-    result: dict[str, Any] = {"run": folder.name, "checkpoints": [], "problems": []}
+    result: dict[str, Any] = {"run": folder.name, "checkpoints": [], "problems": [], "locked": is_locked(folder)}
+    result["owner"] = owner(folder).strip(" ()") if result["locked"] else ""
     try:
         run, notices = open_run(folder)
         result["problems"] += notices
     except UserError as error:
         return {**result, "problems": [str(error)], "exit_code": error.exit_code}
-    for path in checkpoint.step_folders(folder / "checkpoints"):
+    paths = checkpoint.step_folders(folder / "checkpoints")
+    for path in paths:
         try:
-            contents = checkpoint.verify(path)
-            result["checkpoints"].append({"name": path.name, "bytes": sum(map(len, contents.values())), "valid": True})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            result["checkpoints"].append({"name": path.name, "valid": False, "reason": str(error)})
-            result["problems"].append(f"{path.name}: {error}")
+            checkpoint.load(folder, str(checkpoint.step_of(path)))
+            size = sum(file.stat().st_size for file in path.iterdir())
+            result["checkpoints"].append({"name": path.name, "bytes": size, "valid": True})
+        except UserError as error:
+            reason = str(error).partition(" is not usable: ")[2] or str(error)
+            result["checkpoints"].append({"name": path.name, "valid": False, "reason": reason})
+            result["problems"].append(f"{path.name}: {reason}")
     exit_code = 0
     for purpose, which in (("resume", "last"), ("read", "best")):
         try:
@@ -62,17 +67,29 @@ def examine_run(folder: Path) -> dict[str, Any]:
             result[purpose], exit_code = None, error.exit_code
             if str(error) not in result["problems"]:  # mostly both are refused for one reason
                 result["problems"].append(str(error))
-    leftovers = [path.name for path in (folder / "checkpoints").glob(".*-*")]
-    result["problems"] += [f"left over from an interrupted save: {name}" for name in leftovers]
+    for pointer, wanted in (("LATEST", result["resume"]), ("BEST", result["read"])):
+        said = checkpoint.read_pointer(folder / "checkpoints", pointer)
+        if wanted and said != wanted:
+            result["problems"].append(f"{pointer} names {said}, but {wanted} is meant; nobody relies on it.")
+    if not result["locked"]:  # a save may be going on otherwise
+        relics = [str(path.relative_to(folder)) for path in checkpoint.leftovers(folder)]
+        result["problems"] += [f"left over from an interrupted save: {name} (--repair removes it)" for name in relics]
     return {**result, "max_steps": run.config.train.max_steps, "exit_code": exit_code}
+
+
+def repair_run(folder: Path) -> list[str]:
+    """Remove what interrupted saves and deletions left, and nothing else; UserError (exit 73) while the run is held."""
+    with lock(folder):
+        return [str(path.relative_to(folder)) for path in checkpoint.sweep(folder)]
 
 
 def doctor_text(result: dict[str, Any]) -> str:
     """Either examination as lines."""
     if "run" in result:
-        lines = [f"Run {result['run']}"]
+        lines = [f"Run {result['run']}" + (f", being trained by {result['owner']}" if result["locked"] else "")]
         for item in result["checkpoints"]:
             lines.append(f"  {item['name']}  " + ("whole" if item["valid"] else f"NOT USABLE: {item['reason']}"))
+        lines += [f"  removed {name}" for name in result.get("removed", [])]
         lines += [f"  problem: {problem}" for problem in result["problems"]] or ["  no problems"]
         if result.get("resume"):
             lines.append(f"  a resume goes on from {result['resume']} of {result['max_steps']:,} steps; "

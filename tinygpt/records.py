@@ -6,21 +6,20 @@ verdict   evaluation records -> the plain sentences of the closing report
 
 {"kind": "train", "step", "loss" [nats/token], "lr", "grad_norm", "tokens", "tokens_per_s", "time_s"}
 {"kind": "eval", "step", "train_loss"?, "val_loss" [nats/token], "train_bpb"?, "val_bpb", "best", "time_s"}
-{"kind": "event", "step", "text"}             samples.jsonl: {"step", "prompt", "text", "seed"}
+{"kind": "event", "step", "text", "back_to"?}  samples.jsonl: {"step", "prompt", "text", "seed"}
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinygpt.errors import BAD_INPUT, UserError
+from tinygpt.storage import append, cut, fsync_file
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 _RAW_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is and a terminal or line reader obeys
@@ -56,32 +55,39 @@ def encode_record(fields: Mapping[str, Any]) -> bytes:
 class Log:
     """The two log files of a run folder; only the process that holds the run's lock may write.
 
-    Each record is one `os.write` on an append descriptor, so that a kill leaves whole lines and at most one torn
-    last line. Nothing stays open between records. Errors: OSError (disk full); then no part of the record remains.
+    Nothing stays open between records. A record that cannot be written (disk full) waits in memory for the next one,
+    and is said once; `sync` raises OSError as long as something waits.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, say: Callable[[str], None] = lambda _: None) -> None:
         self.folder = Path(folder)
+        self.say = say
+        self.waiting: list[tuple[str, bytes]] = []  # file and line, oldest first
+        self.also: dict[str, Any] = {}  # fields of every metric
 
     def metric(self, **fields: Any) -> None:
         """Append a train, eval or event record to metrics.jsonl."""
-        self._append(METRICS, encode_record(fields))
+        self._append(METRICS, encode_record({**fields, **self.also}))
 
     def sample(self, **fields: Any) -> None:
         """Append a drawn text to samples.jsonl."""
         self._append(SAMPLES, encode_record(fields))
 
     def _append(self, name: str, line: bytes) -> None:
-        descriptor = os.open(
-            self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666
-        )
+        quiet = bool(self.waiting)
+        self.waiting.append((name, line))
         try:
-            written = os.write(descriptor, line)
-            if written < len(line):  # a full disk takes the first bytes only: leave none, or the next line joins them
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / name))
-        finally:
-            os.close(descriptor)
+            self._write()
+        except OSError as error:
+            if not quiet:
+                self.say(f"{name} cannot be written ({error.strerror}); its records wait in memory, training goes on.")
+
+    def _write(self) -> None:
+        """Write what waits, in its order. Errors: OSError; then no part of the line that failed remains."""
+        while self.waiting:
+            name, line = self.waiting[0]
+            append(self.folder / name, line)
+            del self.waiting[0]
 
     def sizes(self) -> dict[str, int]:
         """Bytes of both logs, for state.json; 0 for a file that is not there yet."""
@@ -95,21 +101,22 @@ class Log:
         """
         missing = []
         for name, present in self.sizes().items():
-            kept = min(present, sizes[name])
+            wanted = sizes.get(name, 0)
+            kept = min(present, wanted)
             if present:
-                with (self.folder / name).open("r+b") as file:
+                with (self.folder / name).open("rb") as file:
                     kept = file.read(kept).rfind(b"\n") + 1
-                    file.truncate(kept)
-            if kept < sizes[name]:
-                missing.append(f"{name} lacks {sizes[name] - kept} bytes that it had at the checkpoint.")
+                cut(self.folder / name, kept)
+            if kept < wanted:
+                missing.append(f"{name} lacks {wanted - kept} bytes that it had at the checkpoint.")
         return missing
 
     def sync(self) -> None:
-        """fsync both logs: what was recorded survives a power cut from here on."""
+        """Write what waits and fsync both logs: what was recorded survives a power cut from here on."""
+        self._write()
         for name, present in self.sizes().items():
             if present:
-                with (self.folder / name).open("r+b") as file:
-                    os.fsync(file.fileno())
+                fsync_file(self.folder / name)
 
 
 class NoLog(Log):
@@ -126,22 +133,26 @@ class NoLog(Log):
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a log, oldest first; [] if there is no such file.
+    """The records of a log that count, oldest first; [] if there is no such file.
 
-    A line counts once its newline is written. Raises UserError (exit 65) naming a whole line that is no JSON object.
+    A line counts once its newline is written. Where a run went back to a checkpoint (an event with "back_to"), what
+    it had recorded beyond that step is left out, but for events. Raises UserError (exit 65) naming a whole line that
+    is no JSON object.
     """
     path = Path(path)
     if not path.exists():
         return []
-    records = []
+    records: list[dict[str, Any]] = []
     whole = path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a torn line
     for number, line in enumerate(whole, start=1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number} is not a JSON object; delete that line.", BAD_INPUT)
+        if isinstance(back_to := record.get("back_to"), int):
+            records = [r for r in records if r.get("kind") == "event" or r.get("step", 0) <= back_to]
         records.append(record)
     return records
 

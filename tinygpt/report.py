@@ -14,13 +14,14 @@ from tinygpt.display import chart, duration, safe_text
 from tinygpt.distributed import choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import baselines, memorised_share, score, score_tales
+from tinygpt.folders import resolve_whole
 from tinygpt.inference import generate_documents
 from tinygpt.prepare import read_corpus
 from tinygpt.records import METRICS, SAMPLES, read, verdict
 from tinygpt.runs import Run
 
 
-def closing_report(run: Run, exit_code: int = 0) -> str:
+def closing_report(run: Run, finished: bool = True) -> str:
     """The report of a run from its folder alone, so that it can be read again later."""
     metrics, samples = read(run.folder / METRICS), read(run.folder / SAMPLES)
     evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
@@ -46,7 +47,7 @@ def closing_report(run: Run, exit_code: int = 0) -> str:
     if samples:
         lines += ["", f"It writes (temperature {samples[-1]['temperature']:g}, step {samples[-1]['step']:,}):"]
         lines += ["  " + line for line in safe_text(samples[-1]["text"]).splitlines()]
-    lines += ["", "Next:", *(f"  {command}" for command in next_commands(run, exit_code))]
+    lines += ["", "Next:", *(f"  {command}" for command in next_commands(run, finished))]
     return "\n".join(lines)
 
 
@@ -63,10 +64,10 @@ def comparison(val_bpb: float, marks: dict[str, float]) -> list[str]:
     return [f"  {bpb:7.3f}  {name:<14}{meaning}".rstrip() for bpb, name, meaning in sorted(rows, reverse=True)]
 
 
-def next_commands(run: Run, exit_code: int = 0) -> list[str]:
+def next_commands(run: Run, finished: bool = True) -> list[str]:
     """Three commands that make sense now."""
     name = run.folder.name if run.folder.parent.name == "runs" else str(run.folder)
-    going_on = [f"tinygpt train --resume --run {name}"] if exit_code else []
+    going_on = [f"tinygpt train --resume --run {name}"] if not finished else []
     judge = [f"tinygpt eval {name}"] if len(run.val_ids) > 1 else []
     prompted = [f'tinygpt {command} {name} "{opening(run)}"' for command in ("generate", "inspect tokens")]
     return [*going_on, prompted[0], *judge, prompted[1], f"tinygpt doctor {name}"][:3]
@@ -155,7 +156,7 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
     """Runs side by side: the settings in which they differ, and their best figure, step, tokens and time."""
     rows, settings = [], []
     for reference in references:
-        run, _ = runs.open_run(runs.resolve_whole(reference))
+        run, _ = runs.open_run(resolve_whole(reference))
         metrics = read(run.folder / METRICS)
         evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
         best = min(evals, key=lambda r: r["val_bpb"], default=None)

@@ -48,7 +48,7 @@ def outcome(folder):
     loaded, rejected = checkpoint.load(folder)
     assert rejected == []
     timeless = lambda r: {k: v for k, v in r.items() if k not in ("time_s", "tokens_per_s")}  # noqa: E731
-    state = {k: v for k, v in loaded.state.items() if k not in ("time_s", "logs")}
+    state = {k: v for k, v in vars(loaded.progress).items() if k not in ("time_s", "logs")}
     return {
         "model": loaded.model, "optim": loaded.optim, "state": state,
         "metrics": [timeless(r) for r in read(folder / "metrics.jsonl")], "samples": read(folder / "samples.jsonl"),
@@ -125,7 +125,7 @@ def test_a_kill_before_the_first_checkpoint(make_run, machine, tmp_path, undistu
     """The validation at step 0 is already recorded then, and must not be there twice."""
     run = make_run(tmp_path / "run", **HARD)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save", lambda _: kill())
+        patch.setattr(training, "save", lambda *_: kill())
         with pytest.raises(Killed):
             train(set_up(run, machine, Display(io.StringIO())))
     assert [r["kind"] for r in read(run.folder / "metrics.jsonl")] == ["eval"]

@@ -17,19 +17,20 @@ PACKAGE = Path(__file__).parents[2] / "tinygpt"
 # A file imports only files with a smaller number; inside one folder any, but in no circle.
 LAYERS = {
     "": 0,  # tinygpt/__init__.py: the version
-    "errors": 0, "storage": 0, "display": 0, "config": 0, "records": 0,
+    "errors": 0, "storage": 0, "folders": 0, "display": 0, "config": 0, "records": 0,
     "tokenizer": 1, "corpus": 1, "model": 1, "sampling": 1, "distributed": 1,
     "data": 2, "loss": 2, "optim": 2, "inference": 2,
     "evaluate": 3, "checkpoint": 3, "start": 3,
     "plan": 4, "runs": 4,
-    "train": 5, "prepare": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
-    "report": 6, "serve": 6, "studio": 6, "lab": 6, "learn": 6,
-    "cli": 7,
-    "__main__": 8,
+    "session": 5, "prepare": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
+    "guards": 6,
+    "train": 7, "report": 7, "serve": 7, "studio": 7, "lab": 7, "learn": 7,
+    "cli": 8,
+    "__main__": 9,
 }  # fmt: skip
 # Inside layer 0, the small ones at the bottom: an error and a file are needed to define a setting or a record.
-LAYER_0 = ["", "errors", "storage", "display", "config", "records"]
-TORCH_FREE = ["errors", "storage", "display", "config", "records", "tokenizer", "corpus"]
+LAYER_0 = ["", "errors", "storage", "folders", "display", "config", "records"]
+TORCH_FREE = ["errors", "storage", "folders", "display", "config", "records", "tokenizer", "corpus"]
 
 
 @functools.cache

@@ -2,13 +2,14 @@
 
 import io
 import json
-import shutil
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from tinygpt import checkpoint, storage
+from tinygpt.checkpoint import Progress
 from tinygpt.config import TrainConfig
 from tinygpt.errors import UserError
 from tinygpt.optim import make_optimizer
@@ -47,7 +48,9 @@ def run(tmp_path, model, optimizer):
 
 
 def save(run, step, model, optimizer, best=False):
-    return checkpoint.save(run, step, model, optimizer, {"time_s": step / 10}, DIGESTS, best)
+    best_bpb, best_step = (1 / (1 + step), step) if best else (0.0, -1)  # later is better
+    progress = Progress(step=step, time_s=step / 10, best_bpb=best_bpb, best_step=best_step)
+    return checkpoint.save(run, model, optimizer, progress, DIGESTS)
 
 
 def folder(run, step):
@@ -78,7 +81,8 @@ def test_weights_and_optimizer_come_back_bit_for_bit(tmp_path, make_model, prese
     optimizer = trained_a_bit(model)
     save(tmp_path, 7, model, optimizer)
     loaded, rejected = checkpoint.load(tmp_path, "last", DIGESTS)
-    assert (loaded.name, loaded.step, loaded.state, rejected) == ("step-00000007", 7, {"step": 7, "time_s": 0.7}, [])
+    assert (loaded.name, loaded.step, rejected) == ("step-00000007", 7, [])
+    assert loaded.progress == Progress(step=7, time_s=0.7, best_bpb=0.0, best_step=-1)
     other = make_model(preset, seed=2)
     fresh = make_optimizer(other, TrainConfig(lr=0.01))
     checkpoint.load_model(other, loaded.model)
@@ -114,15 +118,26 @@ def test_which_checkpoint(run):
     assert error.value.exit_code == 72
 
 
-def test_best_falls_back_to_the_newest(run):
-    (run / "checkpoints" / "BEST").unlink()
-    assert checkpoint.load(run, "best")[0].step == 15
-    (run / "checkpoints" / "BEST").write_text("step-00000099\n")
-    assert checkpoint.load(run, "best")[0].step == 15
-    (run / "checkpoints" / "BEST").write_text("step-00000010\n")
-    flip(folder(run, 10) / "state.json")
+def test_pointers_are_not_trusted(run):
+    """Lost, wrong or rubbish: what is the best stands in the manifests."""
+    for words in (None, "step-00000099\n", "step-00000005\n", "../..\n"):
+        for pointer in ("BEST", "LATEST"):
+            (run / "checkpoints" / pointer).unlink()
+            if words:
+                (run / "checkpoints" / pointer).write_text(words)
+            else:
+                (run / "checkpoints" / pointer).touch()
+        assert checkpoint.load(run, "best")[0].step == 10 and checkpoint.load(run)[0].step == 15
+
+
+def test_best_falls_back_to_the_next_best_and_then_to_the_newest(run, model, optimizer):
+    save(run, 20, model, optimizer, best=True)
+    assert checkpoint.load(run, "best")[0].step == 20
+    flip(folder(run, 20) / "state.json")
+    assert checkpoint.load(run, "best")[0].step == 10
+    flip(folder(run, 10) / "MANIFEST.json")
     loaded, rejected = checkpoint.load(run, "best")
-    assert loaded.step == 15 and len(rejected) == 1 and "step-00000010" in rejected[0]
+    assert loaded.step == 15 and "step-00000020" in rejected[0] and len(rejected) == 1
 
 
 def test_weights_of_another_shape_are_exit_66(run, make_model):
@@ -182,7 +197,7 @@ def test_a_file_swapped_for_a_link_is_not_followed(run):
     path = folder(run, 15) / "model.safetensors"
     path.rename(run / "elsewhere")
     path.symlink_to(run / "elsewhere")
-    rejected_because(run, "model.safetensors is missing")
+    rejected_because(run, "model.safetensors: a link, not a file")
 
 
 def test_a_renamed_folder(run):
@@ -193,8 +208,8 @@ def test_a_renamed_folder(run):
 
 
 def test_another_format_version(run):
-    rewrite_manifest(folder(run, 15), format_version=2)
-    rejected_because(run, "format version 2, this tinygpt reads 1")
+    rewrite_manifest(folder(run, 15), format_version=3)
+    rejected_because(run, "format version 3, this tinygpt reads 2")
 
 
 @pytest.mark.parametrize("changes", [{"files": {}}, {"files": None}, {"step": "x"}, {"step": 14}])
@@ -227,6 +242,72 @@ def test_other_data_or_tokenizer_is_exit_66_with_both_digests(run, name):
     assert DIGESTS[name][:12] in str(error.value) and "c" * 12 in str(error.value) and name in str(error.value)
 
 
+def restate(path, **changes):
+    """state.json with other fields and a manifest that fits it, as another program would write them."""
+    state = json.loads((path / "state.json").read_bytes())
+    data = canonical({name: value for name, value in {**state, **changes}.items() if value is not ...})
+    (path / "state.json").write_bytes(data)
+    files = json.loads((path / "MANIFEST.json").read_bytes())["files"]
+    files["state.json"] = {"bytes": len(data), "sha256": sha256(data)}
+    rewrite_manifest(path, files=files)
+
+
+def test_a_state_with_a_field_less_is_no_checkpoint(run):
+    """Each in turn: a default where a number was would make another run of it."""
+    before = {path.name: path.read_bytes() for path in folder(run, 15).iterdir()}
+    for name in vars(Progress()):
+        restate(folder(run, 15), **{name: ...})
+        rejected_because(run, name)
+        for file, data in before.items():
+            (folder(run, 15) / file).write_bytes(data)
+    assert checkpoint.load(run)[0].step == 15
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"luck": 7}, {"step": "15"}, {"step": True}, {"logs": []}, {"rate": None}, {"skipped": {}}, {"step": 14}],
+)
+def test_a_state_of_another_kind_is_no_checkpoint(run, changes):
+    restate(folder(run, 15), **changes)
+    rejected_because(run, "state.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_under_a_files_name_stops_nobody(run, name):
+    """Opening one waits for a writer, for ever."""
+    (folder(run, 15) / name).unlink()
+    os.mkfifo(folder(run, 15) / name)
+    rejected_because(run, name)
+
+
+def test_json_that_is_too_deep_or_too_large_is_rejected(run):
+    for data in (b"[" * 60_000, b" " * (checkpoint.MANIFEST_BYTES + 1)):
+        (folder(run, 15) / "MANIFEST.json").write_bytes(data)
+        rejected_because(run, "")
+
+
+def test_an_optimizer_of_another_model_is_exit_66(run, make_model):
+    tensors = checkpoint.load(run)[0].optim
+    for model in (make_model("modern"), make_model("gpt2", n_embd=64)):
+        with pytest.raises(UserError, match="does not fit the model") as error:
+            checkpoint.load_optimizer(model, make_optimizer(model, TrainConfig()), tensors)
+        assert error.value.exit_code == 66
+
+
+def test_weights_that_are_not_finite_are_not_saved(run, model, optimizer):
+    with torch.no_grad():
+        model.embedding.weight[3, 3] = float("nan")
+    with pytest.raises(UserError, match=r"embedding.weight is not finite") as error:
+        save(run, 20, model, optimizer)
+    assert error.value.exit_code == 70 and checkpoint.load(run)[0].step == 15
+
+
+def test_batches_that_are_skipped_are_never_drawn():
+    skipped = [3, 4, 7]
+    numbers = [Progress(step=step, skipped=skipped).batch for step in range(8)]
+    assert numbers == [0, 1, 2, 5, 6, 8, 9, 10]
+
+
 # --- pruning ---------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +323,39 @@ def test_snapshots_are_never_pruned(tmp_path, model, optimizer):
         checkpoint.save_snapshot(tmp_path, step, model)
         save(tmp_path, step, model, optimizer)
     assert len(list((tmp_path / "snapshots").iterdir())) == 6
+
+
+def test_what_is_damaged_does_not_count_as_kept(tmp_path, model, optimizer):
+    """Or three that the disk has spoilt would push out the only one that is whole."""
+    for step in (10, 20, 30):
+        save(tmp_path, step, model, optimizer)
+    for step in (20, 30):
+        flip(folder(tmp_path, step) / "model.safetensors")
+    said = save(tmp_path, 40, model, optimizer)
+    assert [path.name[-2:] for path in checkpoint.step_folders(tmp_path / "checkpoints")] == ["40", "30", "20", "10"]
+    assert len(said) == 2 and "step-00000030 is damaged and does not count" in said[0]
+    for step in (50, 60):
+        save(tmp_path, step, model, optimizer)
+    assert [path.name[-2:] for path in checkpoint.step_folders(tmp_path / "checkpoints")] == ["60", "50", "40"]
+
+
+def test_a_reader_looks_again_when_what_it_reads_is_pruned(run, model, optimizer, monkeypatch):
+    """No sentence about a damaged file: nothing was damaged."""
+    verify = checkpoint.verify
+
+    def pruned_first(path):
+        if path.name.endswith("15"):
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoint, "verify", verify)
+                save(run, 20, model, optimizer)
+        return verify(path)
+
+    monkeypatch.setattr(checkpoint, "verify", pruned_first)
+    loaded, rejected = checkpoint.load(run)
+    assert loaded.step == 20 and rejected == []
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
@@ -267,8 +381,8 @@ def kill_at(monkeypatch, nth, hard):
     monkeypatch.setattr(checkpoint, "write_durable", dying)
     monkeypatch.setattr(storage, "write_durable", dying)
     if hard:
-        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+        monkeypatch.setattr(checkpoint, "remove_if_possible", lambda _: None)
+        monkeypatch.setattr(os, "unlink", lambda _: None)
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -307,13 +421,13 @@ def test_a_kill_while_pruning_leaves_no_half_checkpoint(run, model, optimizer, m
     """Deleting file by file under its own name would leave a folder that looks like a checkpoint."""
     removed = []
 
-    def dying(path, **_):
+    def dying(path):
         (path / "MANIFEST.json").unlink()
         removed.append(path.name)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", dying)
+        patch.setattr(checkpoint, "remove", dying)
         with pytest.raises(Killed):
             save(run, 20, model, optimizer)
     assert removed and checkpoint.load(run) and checkpoint.load(run)[0].step == 20
@@ -336,15 +450,15 @@ def test_saving_a_step_again_replaces_it(run, model, optimizer):
 
 def test_a_step_saved_again_in_vain_keeps_its_first_checkpoint(run, model, optimizer, monkeypatch):
     """The old folder has made room by then, and must come back under its name."""
-    rename = Path.rename
+    rename = os.rename
 
-    def refuse(self, target):
-        if self.name.startswith(".tmp-"):
+    def refuse(path, target):
+        if Path(path).name.startswith(".tmp-"):
             raise OSError("no rename here")
-        return rename(self, target)
+        return rename(path, target)
 
     before = (folder(run, 15) / "MANIFEST.json").read_bytes()
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(OSError, match="no rename here"):
         save(run, 15, model, optimizer)
     assert (folder(run, 15) / "MANIFEST.json").read_bytes() == before

@@ -106,21 +106,45 @@ def test_a_cut_never_lengthens_a_log_and_always_ends_on_a_whole_line(tmp_path):
     assert len(missing) == 2 and "metrics.jsonl lacks 400 bytes" in missing[0] and "samples.jsonl" in missing[1]
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
     assert not (tmp_path / "samples.jsonl").exists()
-    with pytest.raises(KeyError):
-        log.cut({"metrics.jsonl": 0})
+    assert log.cut({}) == [] and log.sizes()["metrics.jsonl"] == 0
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
-    log = Log(tmp_path)
+def test_a_full_disk_costs_no_record(tmp_path, monkeypatch):
+    """What cannot be written waits for the next one; no half line is left meanwhile, and it is said once."""
+    said = []
+    log = Log(tmp_path, said.append)
     log.metric(step=1)
     real = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
+        log.metric(step=2)
+        log.sample(step=2)
+        log.metric(step=3)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
+        assert len(said) == 1 and "metrics.jsonl cannot be written (No space left on device)" in said[0]
         with pytest.raises(OSError) as caught:
-            log.metric(step=2)
+            log.sync()  # a save must not claim that they are there
         assert caught.value.errno == errno.ENOSPC
-    log.metric(step=3)
-    assert read(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 3}]
+    log.metric(step=4)
+    assert read(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 4}]
+    assert read(tmp_path / "samples.jsonl") == [{"step": 2}]
+
+
+def test_what_a_rewind_took_back_does_not_count(tmp_path):
+    """The curve goes on from the checkpoint; what had been recorded beyond it stays in the file alone."""
+    log = Log(tmp_path)
+    for step in range(1, 8):
+        log.metric(kind="train", step=step)
+    log.metric(kind="event", step=7, text="refused")
+    log.also = {"rewind": 1}
+    log.metric(kind="event", step=4, text="back", back_to=4)
+    for step in range(5, 7):
+        log.metric(kind="train", step=step)
+    found = read(tmp_path / "metrics.jsonl")
+    assert [(r["kind"], r["step"]) for r in found] == [
+        *(("train", step) for step in range(1, 5)), ("event", 7), ("event", 4), ("train", 5), ("train", 6),
+    ]  # fmt: skip
+    assert [r.get("rewind") for r in found[-2:]] == [1, 1]
 
 
 def test_sync_reaches_both_files(tmp_path, monkeypatch):
