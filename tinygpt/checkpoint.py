@@ -15,11 +15,13 @@ A save in its order; docs/reliability.md says how each point of it was tried:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,7 +221,8 @@ def prune(folder: Path) -> list[str]:
 def set_aside(path: Path) -> Path:
     """Rename before deleting: a half-deleted checkpoint never bears a checkpoint's name."""
     doomed = path.with_name(f"{DOOMED}{path.name}-{os.getpid()}")
-    remove_if_possible(doomed)  # of an earlier try
+    if doomed.exists():  # of an earlier try
+        remove(doomed)
     rename(path, doomed)
     return doomed
 
@@ -232,7 +235,7 @@ def step_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
 
 
 def step_of(path: Path) -> int:
@@ -258,11 +261,12 @@ def in_order(folder: Path, which: str) -> list[Path]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder; ValueError, or OSError, unless it is whole and belongs here."""
-    data = read_regular(path / "MANIFEST.json", MANIFEST_BYTES)
-    manifest = parse_json(data)
-    if not isinstance(manifest, dict) or canonical(manifest) != data:
-        raise ValueError("MANIFEST.json is damaged")
+    """The manifest of a checkpoint folder; ValueError unless it is whole and belongs here."""
+    with naming("MANIFEST.json"):
+        data = read_regular(path / "MANIFEST.json", MANIFEST_BYTES)
+        manifest = parse_json(data)
+        if not isinstance(manifest, dict) or canonical(manifest) != data:
+            raise ValueError("MANIFEST.json is damaged")
     claimed = manifest.pop("sha256", None)
     if sha256(canonical(manifest)) != claimed:
         raise ValueError("MANIFEST.json is damaged")
@@ -271,11 +275,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"it has format version {version}, this tinygpt reads {FORMAT_VERSION}")
     if not isinstance(manifest.get("step"), int) or folder_name(manifest["step"]) != path.name:
         raise ValueError(f"its manifest belongs to step {manifest.get('step')}")
+    if not isinstance(manifest.get("digests"), dict):
+        raise ValueError("its manifest has no digests of tokenizer and data")
     return manifest
 
 
 def verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Manifest and bytes of all files of one checkpoint folder, checked; ValueError or OSError says what is wrong."""
+    """Manifest and bytes of all files of one checkpoint folder, checked; ValueError says what is wrong."""
     manifest = read_manifest(path)
     contents = {}
     for name in FILES:
@@ -283,13 +289,38 @@ def verify(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             size, digest = (manifest["files"][name][key] for key in ("bytes", "sha256"))
         except (KeyError, TypeError):
             raise ValueError(f"its manifest does not describe {name}") from None
-        there = (path / name).stat().st_size
-        if there != size:
-            raise ValueError(f"{name} has {there} bytes instead of {size}")
-        contents[name] = read_regular(path / name)
+        with naming(name):
+            there = (path / name).stat().st_size
+            if there != size:
+                raise ValueError(f"{name} has {there} bytes instead of {size}")
+            contents[name] = read_regular(path / name)
         if sha256(contents[name]) != digest:
             raise ValueError(f"{name} is damaged (its sha256 differs)")
     return manifest, contents
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Whatever is wrong with a file becomes a ValueError with its name."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        raise ValueError(reason if name in reason else f"{name}: {reason}") from None
+
+
+def read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """One checkpoint folder and the digests in its manifest; ValueError names what is damaged, and why."""
+    manifest, contents = verify(path)
+    with naming("model.safetensors"):
+        model = safetensors.torch.load(contents["model.safetensors"])
+    with naming("optim.safetensors"):
+        optim = safetensors.torch.load(contents["optim.safetensors"])
+    with naming("state.json"):
+        progress = Progress.from_state(parse_json(contents["state.json"]))
+        if progress.step != step_of(path):
+            raise ValueError(f"its state.json belongs to step {progress.step}")
+    return Checkpoint(path.name, step_of(path), model, optim, progress), manifest["digests"]
 
 
 def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) -> tuple[Checkpoint, list[str]]:
@@ -303,25 +334,13 @@ def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) 
     while tries:
         path = tries.pop(0)
         try:
-            manifest, contents = verify(path)
-            checkpoint = Checkpoint(
-                path.name,
-                step_of(path),
-                safetensors.torch.load(contents["model.safetensors"]),
-                safetensors.torch.load(contents["optim.safetensors"]),
-                Progress.from_state(parse_json(contents["state.json"])),
-            )
-            if checkpoint.progress.step != checkpoint.step:
-                raise ValueError(f"its state.json belongs to step {checkpoint.progress.step}")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            checkpoint, stored = read(path)
+        except ValueError as error:
             if not path.exists():  # pruned by the process that trains, while this one was reading: look again
                 tries = [other for other in in_order(folder, which) if other.name not in rejected]
                 continue
-            reason = error.strerror if isinstance(error, OSError) else error
-            file = f"{Path(error.filename).name}: " if isinstance(error, OSError) and error.filename else ""
-            rejected[path.name] = f"{path.name} is not usable: {file}{reason}."
+            rejected[path.name] = f"{path.name} is not usable: {error}."
             continue
-        stored = manifest.get("digests") or {}
         for name, digest in (digests or {}).items():
             if stored.get(name) != digest:
                 raise UserError(

@@ -52,11 +52,11 @@ def examine_run(folder: Path) -> dict[str, Any]:
     paths = checkpoint.step_folders(folder / "checkpoints")
     for path in paths:
         try:
-            checkpoint.load(folder, str(checkpoint.step_of(path)))
+            checkpoint.read(path)
             size = sum(file.stat().st_size for file in path.iterdir())
             result["checkpoints"].append({"name": path.name, "bytes": size, "valid": True})
-        except UserError as error:
-            reason = str(error).partition(" is not usable: ")[2] or str(error)
+        except ValueError as error:
+            reason = str(error)
             result["checkpoints"].append({"name": path.name, "valid": False, "reason": reason})
             result["problems"].append(f"{path.name}: {reason}")
     exit_code = 0

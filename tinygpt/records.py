@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.errors import BAD_INPUT, UserError
-from tinygpt.storage import append, cut, fsync_file
+from tinygpt.storage import append, cut, fsync_file, read_regular
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 _RAW_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is and a terminal or line reader obeys
@@ -104,8 +104,7 @@ class Log:
             wanted = sizes.get(name, 0)
             kept = min(present, wanted)
             if present:
-                with (self.folder / name).open("rb") as file:
-                    kept = file.read(kept).rfind(b"\n") + 1
+                kept = read_regular(self.folder / name)[:kept].rfind(b"\n") + 1
                 cut(self.folder / name, kept)
             if kept < wanted:
                 missing.append(f"{name} lacks {wanted - kept} bytes that it had at the checkpoint.")
@@ -143,7 +142,7 @@ def read(path: Path | str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records: list[dict[str, Any]] = []
-    whole = path.read_bytes().split(b"\n")[:-1]  # after the last newline: nothing, or a torn line
+    whole = read_regular(path).split(b"\n")[:-1]  # after the last newline: nothing, or a torn line
     for number, line in enumerate(whole, start=1):
         try:
             record = json.loads(line)

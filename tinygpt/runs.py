@@ -29,6 +29,8 @@ from tinygpt.model import TinyGPT
 from tinygpt.storage import canonical, read_json, remove_if_possible, sha256, write_atomic
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
+DECIDED = ("max_steps", "eval_every", "save_every", "sample_every")  # by the planner, where they were 0
+
 
 @dataclass(frozen=True)
 class Run:
@@ -92,6 +94,9 @@ def open_run(folder: Path) -> tuple[Run, list[str]]:
             BAD_CONFIG,
         )
     config, notices = from_stored(stored)
+    undecided = [name for name in DECIDED if not getattr(config.train, name)]
+    if undecided:
+        raise UserError(f"{folder}: config.json: {undecided[0]}=0 is for the planner, which has decided.", BAD_CONFIG)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     try:
         corpus = read_json(folder / "corpus.json")

@@ -59,13 +59,16 @@ def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
     if path.is_symlink():
         raise OSError(errno.EINVAL, "a link, not a file", str(path))
     descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if most_bytes is not None and facts.st_size > most_bytes:
             raise ValueError(f"{path.name} has {facts.st_size:,} bytes, more than the {most_bytes:,} it can have")
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -63,6 +63,14 @@ def test_a_config_that_cannot_be_is_exit_78(run):
     refused(78, "n_layers=1000000000 is outside", runs.open_run, run.folder)
 
 
+@pytest.mark.parametrize("name", runs.DECIDED)
+def test_what_the_planner_decides_cannot_be_0_in_a_run(run, name):
+    """config.json changed by hand; a step modulo 0 would be a traceback."""
+    config = json.loads((run.folder / "config.json").read_bytes())
+    change(run, train={**config["train"], name: 0})
+    refused(78, f"{name}=0 is for the planner", runs.open_run, run.folder)
+
+
 def test_another_tokenizer_is_exit_66(run, byte_tokenizer):
     byte_tokenizer.save(run.folder / "tokenizer.json")
     refused(66, "was made with tokenizer", runs.open_run, run.folder)
