@@ -5,27 +5,36 @@ windows of `block_size` + 1 tokens (inputs and, shifted by one, targets) and vis
 that depends on (seed, epoch) alone. So a run can stop at any step and go on, and any number of ranks see the same
 samples: there is no iterator and nothing to restore.
 
+The tokens of a long text stay on the disk: the array is a map of the file, which the system reads where it is used.
+
 Shapes: B sequences, T = block_size tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tinygpt.corpus.documents import IN_MEMORY_BYTES, Scratch
 from tinygpt.errors import BAD_INPUT, MISMATCH, UserError
-from tinygpt.storage import sha256, write_atomic
+from tinygpt.storage import append, fsync_file, open_regular, write_atomic
 from tinygpt.tokenizer import Tokenizer
 
 MAGIC = b"TINYGPT1"
 HEADER_BYTES = 512  # magic and a JSON object, padded with spaces, so that the array starts aligned
+PART_TOKENS = 1 << 20  # of a long array in memory at once
+SAMPLE_TOKENS, PIECE_TOKENS = 1 << 24, 1 << 14  # enough to count pairs: more would only take longer
 Ids = npt.NDArray[np.integer]
 U64 = npt.NDArray[np.uint64]
 
@@ -33,52 +42,122 @@ U64 = npt.NDArray[np.uint64]
 # --- token files -----------------------------------------------------------------------------------------------------
 
 
+def parts(ids: Ids, overlap: int = 0) -> Iterator[Ids]:
+    """The array in order, PART_TOKENS at a time and the first `overlap` of the next; what was mapped is let go."""
+    for start in range(0, len(ids), PART_TOKENS):
+        yield np.array(ids[start : start + PART_TOKENS + overlap])
+        let_go(ids)
+
+
+def let_go(ids: Ids) -> None:
+    """Pages of a mapped array that were read count as this process's memory until it gives them back."""
+    mapped = getattr(ids, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # Windows takes them back by itself
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def sample(ids: Ids, most: int = SAMPLE_TOKENS) -> Ids:
+    """All of `ids` if they are at most `most`, else so many, in pieces from evenly spaced places.
+
+    Where two pieces meet, the pair of tokens is no pair of the text: one in PIECE_TOKENS.
+    """
+    if len(ids) <= most:
+        return ids
+    starts = np.linspace(0, len(ids) - PIECE_TOKENS, most // PIECE_TOKENS).astype(np.int64).tolist()
+    return np.concatenate([piece for start in starts for piece in parts(ids[start : start + PIECE_TOKENS])])
+
+
+def digest(*arrays: Ids) -> str:
+    """sha256 hex of the bytes of the arrays, one after the other."""
+    result = hashlib.sha256()
+    for array in arrays:
+        for part in parts(array):
+            result.update(part.tobytes())
+    return result.hexdigest()
+
+
+def encode(documents: Iterable[str], tokenizer: Tokenizer) -> Ids:
+    """What `tokenizer.encode_documents` gives, in the type of a token file; a long text's ids in a temporary file."""
+    file = Scratch()
+    for ids in tokenizer.encode_in_parts(documents):
+        file.write(ids.astype(dtype_of(tokenizer)).tobytes())
+    return _array(file, dtype_of(tokenizer))
+
+
+def dtype_of(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
+    """uint16 while every id of the vocabulary fits, else uint32."""
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
+
+def _array(file: Any, dtype: type, first: int = 0) -> Ids:
+    """The array that begins at byte `first` of an open file: in memory, or mapped if it is long."""
+    size = file.seek(0, os.SEEK_END)
+    if size <= IN_MEMORY_BYTES:
+        file.seek(first)
+        return np.frombuffer(file.read(), dtype=dtype)
+    return np.memmap(file, dtype, "r", offset=first)
+
+
 def write_tokens(path: Path, ids: Ids, tokenizer: Tokenizer) -> None:
-    """Write a token file: uint16 while every id of the vocabulary fits, else uint32."""
-    array = ids.astype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    """Write a token file, of the type `dtype_of`, part by part; what is interrupted is refused by `read_tokens`."""
+    dtype = dtype_of(tokenizer)
+    stored = lambda: (part.astype(dtype).tobytes() for part in parts(ids))  # noqa: E731
+    body = hashlib.sha256()
+    for data in stored():
+        body.update(data)
     header = {
-        "dtype": array.dtype.name, "count": len(array), "vocab_size": tokenizer.vocab_size,
-        "tokenizer": tokenizer.sha256, "sha256": sha256(array.tobytes()),
+        "dtype": np.dtype(dtype).name, "count": len(ids), "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.sha256, "sha256": body.hexdigest(),
     }  # fmt: skip
-    write_atomic(path, (MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES) + array.tobytes())
+    write_atomic(path, (MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES))
+    for data in stored():
+        append(path, data)
+    fsync_file(path)
 
 
 def read_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
-    """The array of a token file, checked before use.
+    """The array of a token file, checked before use; a long one is mapped, and checked without being held in memory.
 
     Raises UserError: exit 65 if the file is not a whole token file or holds an id beyond the vocabulary,
     exit 66 with both digests if it was made with another tokenizer.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            return _checked(file, path.name, tokenizer)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.", BAD_INPUT) from None
-    try:
-        if content[: len(MAGIC)] != MAGIC:
-            raise ValueError("it does not start as a token file does")
-        header = json.loads(content[len(MAGIC) : HEADER_BYTES])
-        dtype = {"uint16": np.uint16, "uint32": np.uint32}[header["dtype"]]
-        body = memoryview(content)[HEADER_BYTES:]
-        if len(body) != header["count"] * np.dtype(dtype).itemsize:
-            raise ValueError(f"its header promises {header['count']} tokens, but the file holds another number")
-        if sha256(bytes(body)) != header["sha256"]:
-            raise ValueError("its contents have changed since it was written")
-        if header["tokenizer"] != tokenizer.sha256:
-            raise UserError(
-                f"{path.name} was made with tokenizer {header['tokenizer'][:12]}, but this is "
-                f"tokenizer {tokenizer.sha256[:12]}; train again, or restore the tokenizer.json of this run.",
-                MISMATCH,
-            )
-        if header["vocab_size"] != tokenizer.vocab_size:
-            raise ValueError(f"its header says vocab_size {header['vocab_size']}, not {tokenizer.vocab_size}")
-        ids = np.frombuffer(body, dtype=dtype)
-        if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
-            raise ValueError(f"it holds token {ids.max()}, but the vocabulary ends at {tokenizer.vocab_size - 1}")
     except UserError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a usable token file: {error}; train again to make it anew.", BAD_INPUT) from None
-    return ids
+
+
+def _checked(file: BinaryIO, name: str, tokenizer: Tokenizer) -> Ids:
+    """Raises UserError for another tokenizer, ValueError, KeyError or TypeError for a damaged file."""
+    if file.read(len(MAGIC)) != MAGIC:
+        raise ValueError("it does not start as a token file does")
+    header = json.loads(file.read(HEADER_BYTES - len(MAGIC)))
+    dtype = {"uint16": np.uint16, "uint32": np.uint32}[header["dtype"]]
+    if file.seek(0, os.SEEK_END) - HEADER_BYTES != header["count"] * np.dtype(dtype).itemsize:
+        raise ValueError(f"its header promises {header['count']} tokens, but the file holds another number")
+    file.seek(HEADER_BYTES)
+    body, largest = hashlib.sha256(), 0
+    while block := file.read(PART_TOKENS * np.dtype(dtype).itemsize):
+        body.update(block)
+        largest = max(largest, int(np.frombuffer(block, dtype).max()))
+    if body.hexdigest() != header["sha256"]:
+        raise ValueError("its contents have changed since it was written")
+    if header["tokenizer"] != tokenizer.sha256:
+        raise UserError(
+            f"{name} was made with tokenizer {header['tokenizer'][:12]}, but this is "
+            f"tokenizer {tokenizer.sha256[:12]}; train again, or restore the tokenizer.json of this run.",
+            MISMATCH,
+        )
+    if header["vocab_size"] != tokenizer.vocab_size:
+        raise ValueError(f"its header says vocab_size {header['vocab_size']}, not {tokenizer.vocab_size}")
+    if largest >= tokenizer.vocab_size:
+        raise ValueError(f"it holds token {largest}, but the vocabulary ends at {tokenizer.vocab_size - 1}")
+    return _array(file, dtype, HEADER_BYTES)
 
 
 # --- the order of an epoch -------------------------------------------------------------------------------------------
@@ -156,6 +235,7 @@ class Windows:
         samples = np.arange(first + rank, first + batch_size, world, dtype=np.uint64)
         rows = self.starts(samples)[:, None] + np.arange(self.block_size + 1, dtype=np.uint64)  # (B, T+1)
         tokens = torch.from_numpy(self.ids[rows].astype(np.int64))
+        let_go(self.ids)
         return tokens[:, :-1], tokens[:, 1:]
 
 
@@ -166,4 +246,24 @@ def scoring_windows(ids: Ids, block_size: int) -> list[tuple[int, int]]:
 
 def total_bytes(ids: Ids, bytes_per_id: Sequence[int] | npt.NDArray[np.int64]) -> int:
     """UTF-8 bytes of the tokens [bytes]; special tokens count 0."""
-    return int(np.asarray(bytes_per_id)[ids].sum())
+    return sum(int(np.asarray(bytes_per_id)[part].sum()) for part in parts(ids))
+
+
+def count_tokens(ids: Ids, vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often each token occurs, (vocab_size,)."""
+    return sum((np.bincount(part, minlength=vocab_size) for part in parts(ids)), np.zeros(vocab_size, dtype=np.int64))
+
+
+def count_pairs(ids: Ids, vocab_size: int) -> tuple[U64, npt.NDArray[np.int64]]:
+    """The different pairs of neighbours as numbers (`pair_numbers`) in rising order, and how often each occurs."""
+    pairs, counts = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
+    for part in parts(ids, overlap=1):
+        found, times = np.unique(pair_numbers(part, vocab_size), return_counts=True)
+        pairs, place = np.unique(np.concatenate((pairs, found)), return_inverse=True)
+        counts = np.bincount(place, np.concatenate((counts, times)), len(pairs)).astype(np.int64)  # exact below 2^53
+    return pairs, counts
+
+
+def pair_numbers(ids: Ids, V: int) -> U64:
+    """a * V + b for each token a and the token b after it, as uint64 (mixed with a signed type it would be float64)."""
+    return ids[:-1].astype(np.uint64) * np.uint64(V) + ids[1:].astype(np.uint64)

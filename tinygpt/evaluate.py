@@ -13,7 +13,7 @@ import torch
 
 from tinygpt.config import TEMPERATURE
 from tinygpt.corpus import tales
-from tinygpt.data import Ids, scoring_windows, total_bytes
+from tinygpt.data import Ids, count_pairs, count_tokens, pair_numbers, sample, scoring_windows, total_bytes
 from tinygpt.distributed import Machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.inference import generate_documents
@@ -21,6 +21,7 @@ from tinygpt.loss import next_token_loss
 from tinygpt.model import TinyGPT
 from tinygpt.tokenizer import Tokenizer
 
+XZ_HISTORY_BYTES = 1 << 23  # of the training text, its end
 MEMORY_WORDS = 12  # a run of this many words that also stands in the training text counts as copied
 
 
@@ -90,16 +91,19 @@ def baselines(train: Ids, val: Ids, tokenizer: Tokenizer, train_text: str, val_t
 
     uniform: every token equally likely, log2 V a token. unigram: token frequencies of the training text.
     bigram: frequencies after the previous token. xz: what compressing the validation text after the training
-    text adds. A model that is not below the bigram has not used its context.
+    text adds. A model that is not below the bigram has not used its context. Of a long training text a sample
+    (`data.sample`) is counted, and xz reads the end.
     """
     V = tokenizer.vocab_size
+    xz = xz_bits_per_byte(train_text, val_text)  # first: it takes 120 MB for itself
+    train = sample(train)
     n_bytes, scored = total_bytes(val[1:], tokenizer.n_bytes()), len(val) - 1
-    unigram = (np.bincount(train, minlength=V) + 1) / (len(train) + V)  # add one: nothing is impossible
+    unigram = (count_tokens(train, V) + 1) / (len(train) + V)  # add one: nothing is impossible
     return {
         "uniform": bits_per_byte(scored * math.log(V), n_bytes),
         "unigram": bits_per_byte(float(-np.log(unigram[val[1:]]).sum()), n_bytes),
         "bigram": bits_per_byte(float(-np.log(bigram_probabilities(train, val, unigram)).sum()), n_bytes),
-        "xz": xz_bits_per_byte(train_text, val_text),
+        "xz": xz,
     }
 
 
@@ -111,7 +115,7 @@ def bigram_probabilities(train: Ids, val: Ids, unigram: np.ndarray) -> np.ndarra
     Source: Witten and Bell 1991, method C.
     """
     V = len(unigram)
-    pairs, counts = np.unique(pair_numbers(train, V), return_counts=True)
+    pairs, counts = count_pairs(train, V)
     first = (pairs // np.uint64(V)).astype(np.int64)
     count_a = np.bincount(first, weights=counts, minlength=V)
     kinds_a = np.bincount(first, minlength=V)
@@ -123,19 +127,15 @@ def bigram_probabilities(train: Ids, val: Ids, unigram: np.ndarray) -> np.ndarra
     return (count_ab + kinds * unigram[b]) / (count_a[a] + kinds)
 
 
-def pair_numbers(ids: Ids, V: int) -> np.ndarray:
-    """a * V + b for each token a and the token b after it, as uint64 (mixed with a signed type it would be float64)."""
-    return ids[:-1].astype(np.uint64) * np.uint64(V) + ids[1:].astype(np.uint64)
-
-
-def xz_bits_per_byte(train_text: str, val_text: str, history: int = 1 << 23) -> float:
+def xz_bits_per_byte(train_text: str, val_text: str, history: int = XZ_HISTORY_BYTES) -> float:
     """Bits per byte that xz needs for the validation text when it has just read the training text.
 
     8 * (len(xz(train + val)) - len(xz(train))) / len(val); of a long training text the last `history` bytes.
     """
     seen, new = train_text.encode()[-history:], val_text.encode()
     # preset 6 with a dictionary that holds everything: the extreme presets take four times as long for 1 % less
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 25}]
+    dictionary = 1 << 24 if len(seen) + len(new) <= 1 << 24 else 1 << 25
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": dictionary}]
     size = lambda data: len(lzma.compress(data, filters=filters))  # noqa: E731
     return 8 * (size(seen + new) - size(seen)) / len(new)
 

@@ -19,10 +19,11 @@ import torch
 from tinygpt import corpus as corpora
 from tinygpt.config import DEFAULT_PRESET, Config, DataConfig, make_config, to_dict
 from tinygpt.corpus import Corpus, tales
-from tinygpt.data import Ids, Windows
+from tinygpt.corpus.documents import Documents
+from tinygpt.data import SAMPLE_TOKENS, Ids, Windows, encode
 from tinygpt.distributed import ALONE, Machine, Ranks, choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
-from tinygpt.evaluate import baselines
+from tinygpt.evaluate import XZ_HISTORY_BYTES, baselines
 from tinygpt.model import TinyGPT
 from tinygpt.plan import (
     CALIBRATION_S,
@@ -45,6 +46,7 @@ from tinygpt.tokenizer import Tokenizer, train_tokenizer
 
 Say = Callable[[str], None]
 DEFAULT_CORPUS = Path("data/tiny_corpus.txt")
+TOKENIZER_BYTES = 50_000_000  # of text that the tokenizer is learnt from: more changes hardly a piece
 LEAST_TOKENS = 9  # block_size 8 and its targets
 
 
@@ -109,9 +111,11 @@ def decide(
     text_bytes = corpus.report["train"]["bytes"]
     shape, reasons = choose_shape(preset, text_bytes, given)
     config = make_config(preset, {**shape, **given})
-    tokenizer = train_tokenizer(corpus.train, config.model.vocab_size)
-    train_ids, val_ids = tokenizer.encode_documents(corpus.train), tokenizer.encode_documents(corpus.val)
-    say(f"Tokenizer: {tokenizer.vocab_size:,} pieces learnt from the text, {len(train_ids):,} tokens, "
+    every = math.ceil(text_bytes / TOKENIZER_BYTES)
+    tokenizer = train_tokenizer(corpus.train[::every], config.model.vocab_size)
+    train_ids, val_ids = encode(corpus.train, tokenizer), encode(corpus.val, tokenizer)
+    learnt_from = "the text" if every == 1 else f"one document in {every} of the text"
+    say(f"Tokenizer: {tokenizer.vocab_size:,} pieces learnt from {learnt_from}, {len(train_ids):,} tokens, "
         f"{text_bytes / len(train_ids):.1f} bytes each.")  # fmt: skip
     if len(train_ids) < LEAST_TOKENS:
         raise UserError(
@@ -126,7 +130,8 @@ def decide(
     config = make_config(preset, settled)
     windows = Windows(train_ids, block_size, config.train.seed)
 
-    say("Scoring simpler models to compare with, and measuring the speed of this machine ...")
+    sampled = f" (on {SAMPLE_TOKENS:,} of the tokens)" if len(train_ids) > SAMPLE_TOKENS else ""
+    say(f"Scoring simpler models to compare with{sampled}, and measuring the speed of this machine ...")
     compared, floor = compare_with(corpus, train_ids, val_ids, tokenizer)
     seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * (budget.minutes or math.inf))
     speed = speed_of(config, machine, seconds)
@@ -186,8 +191,17 @@ def compare_with(corpus: Corpus, train_ids: Any, val_ids: Any, tokenizer: Any) -
     """Baselines and, for built-in tales, the entropy floor of the validation text [bits/byte]; {}, None without one."""
     if len(val_ids) < 2:
         return {}, None
-    joined = ("\n".join(corpus.train), "\n".join(corpus.val))
+    joined = ("\n".join(last_documents(corpus.train, XZ_HISTORY_BYTES)), "\n".join(corpus.val))
     return baselines(train_ids, val_ids, tokenizer, *joined), tales.floor_bits_per_byte(corpus.val)
+
+
+def last_documents(documents: Documents, n_bytes: int) -> Documents:
+    """As many from the end as make up `n_bytes`; all of them if they have less."""
+    first = len(documents)
+    while first > 0 and n_bytes > 0:
+        first -= 1
+        n_bytes -= len(documents[first].encode())
+    return documents[first:]
 
 
 def corpus_line(corpus: Corpus) -> str:

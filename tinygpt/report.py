@@ -98,6 +98,7 @@ def evaluate_run(reference: str, text: str | None, tales_count: int, device: str
     machine = choose_machine(TrainConfig(device=device))
     model.to(machine.device)
     training = runs.documents(run, "train")
+    scored: Sequence[str]
     if text is None:
         scored, ids = runs.documents(run, "val"), run.val_ids
     else:

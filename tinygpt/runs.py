@@ -22,11 +22,11 @@ import torch
 import tinygpt
 from tinygpt import checkpoint
 from tinygpt.config import FORMAT_VERSION, Config, from_stored, to_dict
-from tinygpt.data import Ids, read_tokens, write_tokens
+from tinygpt.data import Ids, digest, read_tokens, write_tokens
 from tinygpt.errors import BAD_CONFIG, UserError
 from tinygpt.folders import WRITTEN_FIRST, refuse_existing, resolve
 from tinygpt.model import TinyGPT
-from tinygpt.storage import canonical, read_json, remove_if_possible, sha256, write_atomic
+from tinygpt.storage import canonical, read_json, remove_if_possible, write_atomic
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
 DECIDED = ("max_steps", "eval_every", "save_every", "sample_every")  # by the planner, where they were 0
@@ -52,7 +52,7 @@ class Run:
     @functools.cached_property
     def digests(self) -> dict[str, str]:
         """What a checkpoint must have been made with."""
-        return {"tokenizer": self.tokenizer.sha256, "data": sha256(self.train_ids.tobytes() + self.val_ids.tobytes())}
+        return {"tokenizer": self.tokenizer.sha256, "data": digest(self.train_ids, self.val_ids)}
 
 
 def create(

@@ -68,10 +68,11 @@ def surroundings(machine: Machine) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def compare_with_now(s: Session) -> None:
-    """Say what has changed since the checkpoint, and keep what is so now; UserError (exit 66) if it cannot change.
+def changes_since(s: Session) -> tuple[str, str]:
+    """What has changed since the checkpoint, of settings and of surroundings, "" for nothing; now is what counts.
 
-    A config.json changed by hand counts, as long as the model and the order of the samples stay what they were.
+    A config.json changed by hand is gone on with, as long as the model and the order of the samples stay what they
+    were; else UserError (exit 66).
     """
     p, now = s.progress, settings_of(s.run.config)
     changed = {name: (p.settings.get(name), value) for name, value in now.items() if p.settings.get(name) != value}
@@ -83,14 +84,11 @@ def compare_with_now(s: Session) -> None:
             f"config.json does not belong to the checkpoint of step {p.step:,}: {text}; restore the original file.",
             MISMATCH,
         )
-    if changed:
-        s.event(f"Settings changed at step {p.step:,}: {text}.")
     here = surroundings(s.machine)
     others = [f"{name} was {p.made_with.get(name)}, is {value}" for name, value in here.items()
               if p.made_with.get(name) != value]  # fmt: skip
-    if others:
-        s.display.say(f"Not bit-equal from here on to a run that was never stopped: {', '.join(others)}.")
     p.settings, p.made_with = now, here
+    return text, ", ".join(others)
 
 
 def check_device(model: TinyGPT, machine: Machine, windows: Windows) -> None:

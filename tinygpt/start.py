@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinygpt.config import ModelConfig
-from tinygpt.data import Ids
+from tinygpt.data import Ids, count_pairs, count_tokens, sample
 from tinygpt.errors import UserError
 from tinygpt.model import TinyGPT
 
@@ -55,12 +55,13 @@ def pair_factors(ids: Ids, vocab_size: int, n_embd: int) -> tuple[Tensor, Tensor
     The last term is 0 for every pair that never occurs, so it is a sparse matrix; a truncated singular value
     decomposition gives the best C - 2 columns for it, pairs weighted by how often their tokens occur. Two more columns
     hold log P(b), and whatever fills each row up to one length, so that the norm in between changes nothing.
+    Of a long text a sample is counted (`data.sample`).
     Source: for factors of such matrices as embeddings, Levy and Goldberg 2014.
     """
-    tokens = torch.from_numpy(ids.astype(np.int64))
-    singles = torch.bincount(tokens, minlength=vocab_size).float() + 0.5
+    ids = sample(ids)
+    singles = torch.from_numpy(count_tokens(ids, vocab_size)).float() + 0.5
     log_single = (singles / singles.sum()).log()
-    pairs, counts = torch.unique(tokens[:-1] * vocab_size + tokens[1:], return_counts=True)
+    pairs, counts = (torch.from_numpy(found.astype(np.int64)) for found in count_pairs(ids, vocab_size))
     a, b = pairs // vocab_size, pairs % vocab_size
     kinds = torch.bincount(a, minlength=vocab_size).clamp(min=1)
     surprise = torch.log1p(counts / (kinds[a] * log_single[b].exp()))

@@ -20,8 +20,9 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would turn line ends otherwise
 TEMPORARY, DOOMED = ".tmp-", ".del-"  # how names begin of what is not whole yet, and of what is being deleted
@@ -51,8 +52,9 @@ def read_json(path: Path) -> Any:
     return parse_json(read_regular(path))
 
 
-def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
-    """The bytes of a regular file, read once; OSError for a link, a pipe or a device, ValueError beyond `most_bytes`.
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file to read; OSError for a link, a pipe or a device.
 
     A pipe under a file's name would make its reader wait for ever, and a link can lead anywhere.
     """
@@ -60,15 +62,21 @@ def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
         raise OSError(errno.EINVAL, "a link, not a file", str(path))
     descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
     try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if most_bytes is not None and facts.st_size > most_bytes:
-            raise ValueError(f"{path.name} has {facts.st_size:,} bytes, more than the {most_bytes:,} it can have")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            yield file
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
+    """The bytes of a regular file, read once; OSError if it is none, ValueError beyond `most_bytes`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most_bytes is not None and size > most_bytes:
+            raise ValueError(f"{path.name} has {size:,} bytes, more than the {most_bytes:,} it can have")
+        return file.read()
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

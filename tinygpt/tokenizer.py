@@ -30,7 +30,7 @@ import numpy.typing as npt
 import tokenizers
 
 from tinygpt.errors import BAD_INPUT, IO_ERROR, MISMATCH, PICKLE_SUFFIXES, UNSAFE, UserError
-from tinygpt.storage import canonical, sha256, write_atomic
+from tinygpt.storage import canonical, read_regular, sha256, write_atomic
 
 BOS, EOS, PAD = 0, 1, 2
 SPECIALS = ("<bos>", "<eos>", "<pad>")
@@ -49,7 +49,7 @@ MAX_VOCAB_SIZE = 1 << 20  # the trainer reserves memory for what is asked
 MIN_FREQUENCY = 2  # a pair seen once is not learned
 
 SECTION_CHARS = 1 << 16  # long documents are encoded in sections of about this length
-SLICE_CHARS = 1 << 20  # sections handed to the library at once; about 100 bytes of its memory per token
+SLICE_CHARS = 1 << 18  # sections handed to the library at once; about 100 bytes of its memory per token
 LONG_RUN = 256  # training cuts longer runs: the library's trainer is quadratic in the length of one word
 
 _SECTION_END = re.compile(r"(?<=\w)(?=[ \n])")  # no piece of the split pattern reaches across such a place
@@ -133,17 +133,23 @@ class Tokenizer:
 
     def encode_documents(self, documents: Iterable[str]) -> npt.NDArray[np.int32]:
         """<bos> text <eos> of every document in one flat array; memory beyond the array stays bounded."""
+        return np.concatenate([np.empty(0, dtype=np.int32), *self.encode_in_parts(documents)])
+
+    def encode_in_parts(self, documents: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
+        """What `encode_documents` gives, in arrays of about SLICE_CHARS characters each."""
         _refuse_one_string(documents)
-        ids = array("i")
+        begun = False
         for batch in _slices(documents):
+            ids = array("i")
             encodings = self._engine.encode_batch_fast([section for _, section in batch], add_special_tokens=False)
             for (first, _), encoding in zip(batch, encodings, strict=True):
                 if first:
-                    ids.extend((EOS, BOS) if ids else (BOS,))
+                    ids.extend((EOS, BOS) if begun else (BOS,))
+                    begun = True
                 ids.extend(encoding.ids)
-        if ids:
-            ids.append(EOS)
-        return np.array(ids, dtype=np.int32)
+            yield np.array(ids, dtype=np.int32)
+        if begun:
+            yield np.array([EOS], dtype=np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any ids: special tokens give "", bytes that are not UTF-8 give U+FFFD."""
@@ -328,7 +334,7 @@ def _training_texts(documents: Iterable[str]) -> Iterator[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", IO_ERROR) from None
     if path.suffix.lower() in PICKLE_SUFFIXES or data.startswith((b"\x80", b"PK\x03\x04")):

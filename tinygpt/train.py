@@ -28,7 +28,7 @@ from tinygpt.optim import make_optimizer, schedule, set_rate
 from tinygpt.plan import SAMPLE_TOKENS
 from tinygpt.records import METRICS, Log, NoLog, read
 from tinygpt.runs import Run
-from tinygpt.session import Clock, Session, check_device, compare_with_now, restore, settings_of, surroundings
+from tinygpt.session import Clock, Session, changes_since, check_device, restore, settings_of, surroundings
 from tinygpt.start import start_from_pairs, starts_from_pairs
 from tinygpt.storage import check_room
 
@@ -71,11 +71,15 @@ def go_on(s: Session) -> None:
     recorded = [r["step"] for r in read(s.run.folder / METRICS) if r.get("kind") == "train"]
     restore(s, loaded)
     p = s.progress
-    compare_with_now(s)
+    settings, others = changes_since(s)
     again = max(0, recorded[-1] - p.step) if recorded else 0
     lost = f" {again:,} step{'s' * (again != 1)} after it must be done again." if again else ""
     for sentence in [*rejected, *s.log.cut(p.logs), f"Going on from step {p.step:,}.{lost}"]:
         s.display.say(sentence)
+    if settings:
+        s.event(f"Settings changed at step {p.step:,}: {settings}.")
+    if others:
+        s.display.say(f"Not bit-equal from here on to a run that was never stopped: {others}.")
     if p.rewinds:
         s.log.also = {"rewind": p.rewinds}
     s.clock = Clock(p.time_s, p.step)

@@ -49,7 +49,8 @@ class Row:
 
     id: str
     what: str
-    trials: int = 0
+    trials: int = 0  # things that were checked
+    independent: int = 0  # repetitions with something random in them, where one has several checks; 0: trials
     failures: list[str] = field(default_factory=list)
     lost: int = 0  # runs, or files, that could not be had back
     measured: dict[str, str] = field(default_factory=dict)  # figure -> value with its unit
@@ -78,13 +79,13 @@ def small_tokenizer(seed: int = 0) -> Tokenizer:
     return train_tokenizer(list(texts(seed)), SMALL["vocab_size"])
 
 
-def small_run(folder: Path, seed: int = 0, **settings: Any) -> Run:
+def small_run(folder: Path, text_seed: int = 0, **settings: Any) -> Run:
     """A run folder at step 0, as `tinygpt train` makes it but without measuring; `settings` go over SMALL.
 
-    seed: of text and tokenizer; the seed of the training is a setting.
+    text_seed: of text and tokenizer; the seed of the training is the setting `seed`.
     """
     config = make_config("modern", {**SMALL, **settings})
-    documents, tokenizer = list(texts(seed)), small_tokenizer(seed)
+    documents, tokenizer = list(texts(text_seed)), small_tokenizer(text_seed)
     ids = [tokenizer.encode_documents(part) for part in (documents[:-10], documents[-10:])]
     report, facts = {"train": {}, "val": {}}, {"baselines": {}, "floor": None, "parameters": 0}
     return create(folder, config, tokenizer, report, facts, *ids)
@@ -93,13 +94,16 @@ def small_run(folder: Path, seed: int = 0, **settings: Any) -> Run:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def start(*words: object, cwd: Path, code: str = "", **more: Any) -> subprocess.Popen[str]:
+def start(
+    *words: object, cwd: Path, code: str = "", more_environment: Mapping[str, str] | None = None, **more: Any
+) -> subprocess.Popen[str]:
     """`tinygpt WORDS` in a process of its own, one thread, standard output and error in one pipe.
 
     code: Python that runs in the process before the command, to put a recorder, a fault or a full disk in its way.
     """
     program = ["-c", f"{code}\nfrom tinygpt.cli import main\nmain()"] if code else ["-m", "tinygpt"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment |= more_environment or {}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, words)], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, errors="replace", **more,
@@ -160,6 +164,7 @@ def merged(first: Row, *others: Row) -> Row:
     for other in others:
         first = dataclasses.replace(
             first, trials=first.trials + other.trials, failures=first.failures + other.failures,
+            independent=first.independent + other.independent,
             lost=first.lost + other.lost, measured={**first.measured, **other.measured},
         )  # fmt: skip
     return first

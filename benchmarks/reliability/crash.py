@@ -123,6 +123,7 @@ def points(scale: Scale) -> Row:
         row.lost += bool(unlike)
         row.check(not unlike, f"{name}: {unlike} differ from the undisturbed run's")
         row.check(not checkpoint.leftovers(runs / name), f"{name}: leftovers were not swept")
+    row.independent = len(ended)
     row.measured["named points"] = f"{len(ended)} of {len(POINTS)}"
     return row
 
@@ -159,6 +160,7 @@ def kills(scale: Scale) -> Row:
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(chain, range(chains)))
+    row.independent = len(inside)
     row.measured["SIGKILLs"] = f"{len(inside)}, {sum(inside)} of them inside a save"
     row.measured["most work repeated"] = f"{max(again)} steps, saved every {INTERVAL}"
     row.check(max(again) <= INTERVAL, f"{max(again)} steps had to be done again")
@@ -174,9 +176,8 @@ def killed(row: Row, folder: Path, chance: random.Random, in_save: bool, where: 
     while newest(folder) <= before and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)  # its first save of this session
     if in_save:  # the next one: the first may be over by now
-        for wanted in (False, True):
-            while bool(saving(folder)) is not wanted and process.poll() is None and time.monotonic() < limit:
-                time.sleep(0.001)
+        while not begun(folder) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.12))
     else:
         time.sleep(chance.uniform(0, 0.3))
@@ -196,6 +197,11 @@ def newest(folder: Path) -> int:
     return checkpoint.step_of(found[0]) if found else -1
 
 
+def begun(folder: Path) -> bool:
+    """Whether a save has begun that has no checkpoint to show yet."""
+    return any(re.match(r"\.tmp-\d+-", path.name) for path in (folder / "checkpoints").glob(".tmp-*"))
+
+
 def saving(folder: Path) -> list[Path]:
     """What is only there during a save."""
     return [path for path in checkpoint.leftovers(folder) if path.parent.name == "checkpoints"]
@@ -210,6 +216,7 @@ def power_cuts(scale: Scale) -> Row:
     for save in range(scale.pick(1, 3)):
         trial, count = power_cut(scale.folder / f"power{save}", save)
         row, states = merged(row, trial), states + count
+    row.independent = states
     row.measured["states after a power cut"] = f"{states}"
     return row
 

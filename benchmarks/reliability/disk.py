@@ -28,7 +28,8 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.reliability.common import Row, Scale, command, differences, one_sentence, outcome, small_run, texts
-from tinygpt import checkpoint, storage
+from benchmarks.reliability.signals import tail
+from tinygpt import checkpoint, guards, storage
 from tinygpt import train as training
 from tinygpt.display import Display
 from tinygpt.distributed import choose_machine
@@ -38,7 +39,7 @@ from tinygpt.session import Session
 from tinygpt.storage import sha256
 
 # So small that all its checkpoints and snapshots fit into 8 MiB; its saves, numbered from 1, are of steps 0, 4, ... 24.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "n_embd": 32, "n_layers": 2, "max_steps": 24, "save_every": 4, "eval_every": 8, "sample_every": 12,
     "start": "random",
 }  # fmt: skip
@@ -47,7 +48,13 @@ TMPFS_BYTES = 8 << 20
 METRICS = "metrics.jsonl"
 FILES = ("model.safetensors", "optim.safetensors", "state.json", "MANIFEST.json", METRICS)
 NEED_AND_ROOM = r"no room for the checkpoint[s\w ,]*: it needs [\d.,]+ MB, and [\d.,]+ MB are free"
-REASONS = {"write": os.strerror(errno.ENOSPC), "limit": os.strerror(errno.EFBIG), "room": NEED_AND_ROOM}
+NO_SPACE, TOO_LARGE = os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG)
+REASONS = {  # what the sentence about a failed save has (regular expressions)
+    "write": NO_SPACE,
+    "limit": f"{TOO_LARGE}|{NO_SPACE}",  # of a line of a log that is half written
+    "room": NEED_AND_ROOM,
+    "tmpfs": f"{NEED_AND_ROOM}|{NO_SPACE}",  # where the log's lines that wait find no room either
+}
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,12 @@ class Fault:
 
     how: str  # write, limit, room or tmpfs
     file: str = ""  # whose writing fails, where it is one file's
-    share: float = 0.0  # of its bytes that still find room
+    share: float = 0.0  # of its bytes that still find room; with tmpfs and no file, of a megabyte
     first: int = 3  # save that fails; 0: full from the start of the command
     last: int = 3
 
     def __str__(self) -> str:
-        where = f" {self.share:.0%} of {self.file}" if self.file else ""
+        where = f" {self.share:.0%} of {self.file or 'a megabyte'}" if self.file or self.share else ""
         return f"{self.how}{where}, saves {self.first} to {self.last}"
 
     @property
@@ -70,11 +77,9 @@ class Fault:
         return self.first == 0 or self.file == METRICS or (self.how == "tmpfs" and not self.file)
 
     @property
-    def reason(self) -> str:
-        """What the sentence about a failed save must have (a regular expression)."""
-        if self.how == "tmpfs":
-            return REASONS["write" if self.file else "room"]
-        return REASONS[self.how]
+    def little(self) -> bool:
+        """Whether the disk has room for the logs, but for no checkpoint."""
+        return self.how == "tmpfs" and not self.file and self.share > 0
 
     @property
     def gives_up(self) -> bool:
@@ -96,11 +101,12 @@ def row(scale: Scale) -> Row:
         result.check(not wrong, f"{fault} (seed {scale.seed}): {'; '.join(wrong)}")
         result.lost += lost
     if not mounted:
-        wrong = new_run_without_room(scale.folder)
-        result.check(not wrong, f"a new run on a full tmpfs: {wrong}")
+        problem = new_run_without_room(scale.folder)
+        result.check(not problem, f"a new run on a full tmpfs: {problem}")
     on_tmpfs = sum(fault.how == "tmpfs" for fault in faults)
     result.measured["trials on a file system of 8 MiB (tmpfs)"] = mounted or f"{on_tmpfs + 1}"
     result.measured["saves that failed"] = f"{sum(f.last - f.first + 1 for f in faults if f.first)}"
+    result.lowered = "the model has a quarter of the weights of the fixture, so that a run fits into 8 MiB"
     return result
 
 
@@ -121,7 +127,8 @@ def chosen(scale: Scale, with_tmpfs: bool) -> list[Fault]:
     faults += [Fault("limit", FILES[0], 0.5, last=5)]
     faults += [Fault("room"), Fault("room", last=5), Fault("room", first=SAVES, last=SAVES), Fault("room", first=0)]
     if with_tmpfs:
-        faults += [Fault("tmpfs"), Fault("tmpfs", last=5), Fault("tmpfs", first=SAVES, last=SAVES)]
+        faults += [Fault("tmpfs"), Fault("tmpfs", share=0.1), Fault("tmpfs", share=0.1, last=5), Fault("tmpfs", last=5)]
+        faults += [Fault("tmpfs", share=0.1, first=SAVES, last=SAVES)]
         faults += [Fault("tmpfs", file, 0.5) for file in FILES[:2]] + [Fault("tmpfs", FILES[1], 0.5, last=5)]
     return faults
 
@@ -150,7 +157,7 @@ def tried(folder: Path, reference: dict[str, Any], number: int, fault: Fault) ->
             code, later = command("train", "--resume", "--quiet", "--run", run.name, cwd=home)
             said += later
             if code:
-                return [*wrong, f"--resume with room again: exit code {code}: {later.strip()[-300:]}"], True
+                return [*wrong, f"--resume with room again: exit code {code}: {tail(later)}"], True
         examined = examine_run(run)
         if examined["problems"] or examined["exit_code"]:
             wrong.append(f"at the end doctor finds: {examined['problems']}")
@@ -160,19 +167,19 @@ def tried(folder: Path, reference: dict[str, Any], number: int, fault: Fault) ->
 
 def wrong_words(fault: Fault, code: int, said: str, failed: Sequence[int]) -> list[str]:
     """What is wrong with exit code and sentences; failed: the steps that could not be saved."""
-    wrong = []
+    wrong, reason = [], f"({REASONS['room' if fault.little else fault.how]})"
     wanted = IO_ERROR if fault.gives_up else 0
     if code != wanted:
-        wrong.append(f"exit code {code}, not {wanted}: {said.strip()[-300:]}")
-    if fault.gives_up and not (one_sentence(said) and re.search(fault.reason, said.strip().splitlines()[-1])):
-        wrong.append(f"it does not end with a sentence that has the reason: {said.strip()[-300:]}")
+        wrong.append(f"exit code {code}, not {wanted}: {tail(said)}")
+    if fault.gives_up and not (one_sentence(said) and re.search(reason, said.strip().splitlines()[-1])):
+        wrong.append(f"it does not end with a sentence that has the reason: {tail(said)}")
     if fault.gives_up and fault.first:
         kept = f"the newest checkpoint is that of step {4 * (fault.first - 2)};"
         if (kept if fault.first > 1 else "there is no checkpoint yet") not in said.replace(". Make", ";"):
-            wrong.append(f"it does not say what is kept: {said.strip()[-300:]}")
+            wrong.append(f"it does not say what is kept: {tail(said)}")
     for step in failed[: -1 if fault.gives_up else None]:
-        if not re.search(rf"Step {step} could not be saved: .*{fault.reason}.*; training goes on", said):
-            wrong.append(f"no sentence about step {step} and '{fault.reason}': {said.strip()[-300:]}")
+        if not re.search(rf"Step {step} could not be saved: .*{reason}.*; training goes on", said):
+            wrong.append(f"no sentence about step {step} and its reason: {tail(said)}")
     return wrong
 
 
@@ -193,7 +200,7 @@ def new_run_without_room(folder: Path) -> str:
             code, said = command("train", "story.txt", "--run", "x", "--steps", 4, "n_layers=1", "n_embd=32", cwd=home)
         left = [path.name for path in home.rglob("*") if path.name not in ("story.txt", "runs")]
         right = code == IO_ERROR and one_sentence(said) and not left
-        return "" if right else f"exit code {code}, left behind {left}: {said.strip()[-300:]}"
+        return "" if right else f"exit code {code}, left behind {left}: {tail(said)}"
 
 
 # --- in the process of the command -----------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ def new_run_without_room(folder: Path) -> str:
 
 def watch(fields: dict[str, Any], report: str) -> None:
     """Make the disk full as the Fault of these `fields` says, and write to `report` how each save ended."""
-    fault, really = Fault(**fields), training.save
+    fault, really = Fault(**fields), guards.save
     notes: list[dict[str, Any]] = []
     full = contextlib.ExitStack()
 
@@ -221,7 +228,7 @@ def watch(fields: dict[str, Any], report: str) -> None:
         if number == fault.first - 1 and fault.between:
             full.enter_context(full_disk(fault, s.run.folder))
 
-    training.save = save
+    mock.patch.object(training, "save", save).start()
     if fault.first == 0:
         full.enter_context(full_disk(fault, Path.cwd()))
 
@@ -265,7 +272,7 @@ def full_disk(fault: Fault, run: Path) -> Iterator[None]:
         with mock.patch.object(shutil, "disk_usage", lambda _: usage):
             yield
     elif fault.how == "tmpfs" and not fault.file:
-        with filled(Path.cwd()):
+        with filled(Path.cwd(), int(fault.share * (1 << 20))):
             yield
     else:
         with contextlib.ExitStack() as taken:

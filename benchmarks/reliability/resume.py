@@ -60,6 +60,7 @@ def combinations(row: Row, scale: Scale) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         equal = list(pool.map(one, trials))
+    row.independent += len(equal)
     row.measured["resumed bit for bit"] = f"{sum(equal)} of {len(equal)} combinations"
 
 
@@ -92,6 +93,7 @@ def chain(row: Row, scale: Scale) -> None:
     row.check(
         all(len(found) == 1 for found in losses.values()), f"a step done again had another loss (seed {scale.seed})"
     )
+    row.independent += kills
     row.measured["curve and weights of a run killed"] = f"{kills} times equal the undisturbed run's"
 
 

@@ -50,7 +50,7 @@ from tinygpt.doctor import examine_run
 from tinygpt.errors import INTERRUPTED, TERMINATED, UserError
 from tinygpt.records import METRICS, read
 
-SETTINGS = {"max_steps": 40, "eval_every": 10, "save_every": 10, "sample_every": 20}
+SETTINGS: dict[str, Any] = {"max_steps": 40, "eval_every": 10, "save_every": 10, "sample_every": 20}
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)
 CODES = {TERM: TERMINATED, INT: INTERRUPTED, HUP: TERMINATED}
 LIMIT_S = 5.0  # and one step: from the signal to the end of the process
@@ -110,10 +110,10 @@ def row(scale: Scale) -> Row:
         work = functools.partial(tried, scale, reference)
         verdicts = list(pool.map(work, itertools.count(), trials))
         timed = list(pool.map(functools.partial(time_up, scale.folder, reference), range(5 if scale.full else 0)))
-    for trial, verdict in zip(trials, verdicts, strict=True):
+    for number, (trial, verdict) in enumerate(zip(trials, verdicts, strict=True)):
         if scale.full and verdict.seconds is not None and verdict.seconds > LIMIT_S + verdict.step_s:
             verdict.wrong.append(f"it took {verdict.seconds:.1f} s to end, a step takes {verdict.step_s:.2f} s")
-        result.check(not verdict.wrong, f"{trial} (seed {scale.seed}): {'; '.join(verdict.wrong)}")
+        result.check(not verdict.wrong, f"{trial} (trial {number}, seed {scale.seed}): {'; '.join(verdict.wrong)}")
         result.lost += verdict.lost
     for verdict in timed:
         result.check(not verdict.wrong, f"max_time_s={MAX_TIME_S:g}: {'; '.join(verdict.wrong)}")
@@ -123,6 +123,10 @@ def row(scale: Scale) -> Row:
         if seconds:
             figures = f"median {statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s"
             result.measured[f"from {name} to the end of the process"] = figures
+    if hasattr(os, "getloadavg"):
+        result.measured["busy at the end"] = f"{os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores"
+    if not hasattr(os, "openpty"):
+        result.measured["closed terminal"] = "not run: no terminals to open here"
     result.measured["max_time_s"] = f"{len(timed)} trials" if timed else "not run: only in full"
     result.lowered = f"max_time_s is {MAX_TIME_S:g} s instead of 60 s: the same code, sooner" if timed else ""
     return result
@@ -138,6 +142,11 @@ def controls(scale: Scale) -> dict[str, bool]:
     code = "from benchmarks.reliability import signals\nsignals.take_handler_away()\n"
     verdict = stopped_by_itself(run, Trial((TERM,), "evaluation"), reference, random.Random(scale.seed), 2, code)
     return {"handler": bool(verdict.wrong)}
+
+
+def tail(said: str) -> str:
+    """The last words of a process, on one line."""
+    return " ".join(said.split())[-300:]
 
 
 def undisturbed(folder: Path) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def stopped_by_itself(
     report = run.with_name(f"{run.name}.sent")
     code += sending(trial, call, draw, report)
     exit_code, said = command(*words_for(run), cwd=run.parents[1], code=code)
-    seconds = time.time() - float(report.read_text()) if report.exists() else HANG_S
+    seconds = time.time() - float(report.read_text()) if report.exists() else None
     return judged(run, trial, exit_code, said, reference, seconds)
 
 
@@ -217,7 +226,7 @@ def judged(
     """Exit code, words, newest checkpoint, doctor, and what comes of a resume."""
     wanted, wrong = CODES[trial.numbers[0]], []
     if code != wanted or "Traceback" in said:
-        wrong.append(f"exit code {code}, not {wanted}: {said.strip()[-300:]}")
+        wrong.append(f"exit code {code}, not {wanted}: {tail(said)}")
     records = [record for record in read(run / METRICS) if record["kind"] == "train"]
     logged = records[-1]["step"] if records else 0
     try:
@@ -234,11 +243,11 @@ def judged(
     problems = [problem for problem in examined["problems"] if trial.single or "left over" not in problem]
     if (name and (problems or examined["exit_code"])) or examined["resume"] != name:
         wrong.append(f"the loader takes {name}, doctor {examined['resume']} and finds {problems}")
-    code, said = command(*words_for(run), cwd=run.parents[1])
+    exit_code, said = command(*words_for(run), cwd=run.parents[1])
     times = [0.0, *(record["time_s"] for record in records)]
     step_s = max((b - a for a, b in itertools.pairwise(times)), default=0.0)
-    if code:
-        return Verdict([*wrong, f"--resume: exit code {code}: {said.strip()[-300:]}"], True, seconds, step_s)
+    if exit_code:
+        return Verdict([*wrong, f"--resume: exit code {exit_code}: {tail(said)}"], True, seconds, step_s)
     different = differences(reference, outcome(run))
     wrong += [f"after --resume the end differs in {different}"] if different else []
     return Verdict(wrong, bool(different), seconds, step_s)
@@ -250,9 +259,9 @@ def ignored(run: Path, trial: Trial, reference: dict[str, Any], draw: random.Ran
     process = start(*words_for(run), cwd=run.parents[1], code=code)
     wait_for(process, functools.partial(has_step, run, draw.randrange(30)))
     send(process.send_signal, trial.numbers)
-    code, said = finish(process)
-    if code:
-        return Verdict([f"under nohup: exit code {code}: {said.strip()[-300:]}"])
+    exit_code, said = finish(process)
+    if exit_code:
+        return Verdict([f"under nohup: exit code {exit_code}: {tail(said)}"])
     different = differences(reference, outcome(run))
     return Verdict([f"under nohup the end differs in {different}"] if different else [], bool(different))
 
@@ -294,14 +303,14 @@ def time_up(folder: Path, reference: dict[str, Any], number: int) -> Verdict:
     wrong = []
     step, logged = checkpoint.load(run)[0].step, read(run / METRICS)[-1]["step"]
     if code or not 0 < step == logged < SETTINGS["max_steps"] or f"Stopped at step {step} and saved" not in said:
-        wrong.append(f"exit code {code}, step {step} saved and {logged} logged: {said.strip()[-300:]}")
+        wrong.append(f"exit code {code}, step {step} saved and {logged} logged: {tail(said)}")
     for _ in range(SETTINGS["max_steps"]):
         code, said = command(*words_for(run), cwd=folder)
         if code or checkpoint.load(run)[0].step == SETTINGS["max_steps"]:
             break
     different = differences(reference, outcome(run))
     if code or different:
-        wrong.append(f"--resume: exit code {code}, the end differs in {different}: {said.strip()[-300:]}")
+        wrong.append(f"--resume: exit code {code}, the end differs in {different}: {tail(said)}")
     return Verdict(wrong, bool(different))
 
 
@@ -324,17 +333,17 @@ def stopped_preparing(folder: Path, name: str, trial: Trial, draw: random.Random
         exit_code, said = finish(process)
     seconds, wrong, wanted = time.time() - sent, list[str](), CODES[trial.numbers[0]]
     made = (run / "config.json").exists()
-    if made and exit_code == 0:
-        return Verdict([])  # it was done before: nothing was tried, nothing is wrong
+    if made and exit_code == 0 and trial.where == PREPARATION and name.count("-again") < TOO_LATE:
+        return stopped_preparing(folder, f"{name}-again", trial, draw)  # it was done before
     if exit_code != wanted or "Traceback" in said or not (made or one_sentence(said)):
-        wrong.append(f"exit code {exit_code}, not {wanted}: {said.strip()[-300:]}")
+        wrong.append(f"exit code {exit_code}, not {wanted}: {tail(said)}")
     left = [str(path.relative_to(run)) for path in run.rglob("*")]
     if not made and left:
         wrong.append(f"there remain {', '.join(left)}")
     if made:
-        code, said = command("train", "--resume", "--quiet", "--run", name, cwd=folder)
-        if code or examine_run(run)["problems"]:
-            wrong.append(f"--resume: exit code {code}, {examine_run(run)['problems']}: {said.strip()[-300:]}")
+        exit_code, said = command("train", "--resume", "--quiet", "--run", name, cwd=folder)
+        if exit_code or examine_run(run)["problems"]:
+            wrong.append(f"--resume: exit code {exit_code}, {examine_run(run)['problems']}: {tail(said)}")
     return Verdict(wrong, seconds=seconds)
 
 
@@ -404,7 +413,7 @@ def slow_down() -> None:
         time.sleep(0.1)
         return really(*arguments)
 
-    training.gather_gradient = slowly
+    mock.patch.object(training, "gather_gradient", slowly).start()
 
 
 def take_handler_away() -> None:
@@ -414,4 +423,4 @@ def take_handler_away() -> None:
     def deaf() -> Iterator[Any]:
         yield mock.Mock(code=0)
 
-    training.Signals = deaf
+    mock.patch.object(training, "Signals", deaf).start()

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import stat
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tinygpt.corpus import documents_digest, encodings, files, load
+from tinygpt.corpus import Corpus, documents_digest, encodings, files, load
 from tinygpt.corpus.named import NAMES
 from tinygpt.errors import BAD_INPUT, IO_ERROR, PICKLE_SUFFIXES, UNSAFE, USAGE, UserError
 
@@ -585,7 +586,7 @@ def test_any_bytes_give_documents_or_a_sentence(tmp_path: Path, data: bytes, end
         assert error.exit_code == BAD_INPUT and "\n" not in str(error)
         return
     assert all(notice.endswith(".") for notice in corpus.notices)
-    assert corpus.train and all(d.strip() and d == d.strip("\r\n") for d in corpus.train + corpus.val)
+    assert corpus.train and all(d.strip() and d == d.strip("\r\n") for d in [*corpus.train, *corpus.val])
     json.dumps(corpus.report, allow_nan=False, ensure_ascii=False).encode()
 
 
@@ -595,3 +596,124 @@ def test_nothing_is_opened_for_writing(tmp_path: Path) -> None:
     before = path.stat()
     documents(path)
     assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+# --- texts too long for memory
+
+
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text counts as long, and a block is a few characters."""
+    monkeypatch.setattr(files, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 5)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 3)
+
+
+def split_whole(text: str) -> list[str]:
+    """The rule of the module docstring, on the whole text at once."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    pieces = re.split(r"(?m)^<\|endoftext\|>$", text)
+    if len(pieces) == 1:
+        pieces = re.split("\n{3,}", text)
+    return [piece.strip("\n") for piece in pieces if piece.strip()]
+
+
+PIECES = st.lists(
+    st.sampled_from(["a", "bé", " ", "\n", "\n\n\n", "\r\n", "\r", "\n<|endoftext|>\n", "<|endoftext|>", "x" * 9])
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=PIECES.map("".join), newlines=st.sampled_from(["lf", "keep"]))
+@example(text="a\r\n\r\n\r\nb", newlines="lf")
+@example(text="\n\n\na\n<|endoftext|>\n\n<|endoftext|>\n", newlines="lf")
+def test_a_long_text_gives_what_a_short_one_gives(tmp_path: Path, text: str, newlines: str) -> None:
+    path = write(tmp_path / "a.txt", text)
+
+    def outcome() -> Corpus | str:
+        try:
+            return load([path], newlines=newlines)
+        except UserError as error:
+            return str(error)
+
+    whole = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        streamed.__wrapped__(patch)
+        parts = outcome()
+    if isinstance(whole, str) or isinstance(parts, str):
+        assert whole == parts
+        return
+    assert (whole.train, whole.val, whole.report) == (parts.train, parts.val, parts.report)
+    if newlines == "lf":
+        assert set(parts.train) | set(parts.val) == set(split_whole(text))
+
+
+@pytest.mark.usefixtures("streamed")
+def test_every_kind_of_long_file(tmp_path: Path) -> None:
+    text = f"{STORY}\n<|endoftext|>\n{SECOND}\n"
+    assert documents(write(tmp_path / "a.txt", text)) == [STORY, SECOND]
+    assert documents(write(tmp_path / "a.txt.gz", gzip.compress(text.encode()))) == [STORY, SECOND]
+    assert documents(write(tmp_path / "a.zip", zipped({"a.txt": text, "b.md": "third"}))) == [STORY, SECOND, "third"]
+    assert documents("-", stdin=io.BytesIO(text.encode())) == [STORY, SECOND]
+    rows = "".join(json.dumps({"text": document}) + "\r\n" for document in (STORY, SECOND))
+    assert documents(write(tmp_path / "a.jsonl", rows)) == [STORY, SECOND]
+    table = f'id,text\r\n1,"{STORY}"\r\n2,"{SECOND}"\r\n'
+    assert documents(write(tmp_path / "a.csv", table)) == [STORY, SECOND]
+    marked = load([write(tmp_path / "b.txt", b"\xef\xbb\xbf" + text.encode())], val_fraction=0)
+    assert marked.train == [STORY, SECOND] and "byte order mark" in marked.notices[0]
+
+
+@pytest.mark.usefixtures("streamed")
+def test_a_long_text_that_is_not_utf8_is_converted_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    french = write(tmp_path / "a.txt", FRENCH.encode("cp1252"))
+    assert documents(french) == [FRENCH] and documents(french, encoding="cp1252") == [FRENCH]
+    monkeypatch.setattr(files, "MAX_CONVERTED_BYTES", 20)
+    for options, why in (({}, "byte 0xE9 at offset 6"), ({"encoding": "cp1252"}, "encoding=cp1252 is asked for")):
+        code, message = refusal(french, **options)
+        assert code == BAD_INPUT and why in message and "only up to 20 bytes are converted" in message
+    assert documents(write(tmp_path / "b.txt", STORY)) == [STORY]  # UTF-8 has no such limit
+    code, message = refusal(write(tmp_path / "c.txt", b"%PDF-1.7" + b"x" * 99))
+    assert code == BAD_INPUT and "a PDF document" in message
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=40) | st.text(max_size=20).map(str.encode) | st.text(max_size=9).map(lambda t: t.encode()[:-1])
+)
+@example("é".encode()[:1])
+@example(b"ab\xc3\x28")
+def test_block_by_block_a_text_is_utf8_as_it_is_at_once(data: bytes) -> None:
+    def at_once() -> bool:
+        try:
+            return b"\0" not in data and encodings.decode(data, "a")[1] == "utf-8"
+        except UserError:
+            return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "BLOCK_BYTES", 3)
+        try:
+            why = encodings.not_utf8(io.BytesIO(data), "a")
+        except UserError as error:
+            why = str(error)  # a binary format
+    assert (why == "") == at_once()
+    if "at offset" in why and "NUL" not in why:
+        with pytest.raises(UnicodeDecodeError) as caught:
+            data.decode()
+        assert why == f"byte 0x{data[caught.value.start]:02X} at offset {caught.value.start}"
+
+
+@pytest.mark.usefixtures("streamed")
+def test_a_document_too_long_for_memory_is_cut_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_CHARS", 100)
+    lines = [f"line number {i}" for i in range(60)]
+    path = write(tmp_path / "a.txt", "\n".join(lines) + "\n\n\n" + "last")
+    corpus = load([path], val_fraction=0)
+    assert "\n".join(corpus.train).split("\n") == [*lines, "last"]  # nothing lost, no line cut
+    assert len(corpus.train) > 8 and max(map(len, corpus.train)) <= 100
+    assert corpus.notices == [f"{path}: documents of more than 100 characters were cut at the end of a line."]
+    short = load([write(tmp_path / "b.txt", "\n".join(lines[:6]))], val_fraction=0)
+    assert len(short.train) == 1 and short.notices == []
+    one_line = "".join(f"{i:04}" for i in range(300))
+    assert "".join(documents(write(tmp_path / "c.txt", one_line))) == one_line

@@ -43,7 +43,7 @@ def test_split_by_document_has_the_wanted_size_and_keeps_the_order(tmp_path: Pat
     corpus = load_documents(tmp_path, documents)
     assert corpus.report["split"] == "by document"
     assert corpus.train == [d for d in documents if d in set(corpus.train)]
-    assert sorted(corpus.train + corpus.val) == sorted(documents)
+    assert sorted([*corpus.train, *corpus.val]) == sorted(documents)
     assert not set(corpus.train) & set(corpus.val)
     assert 0.08 * size(documents) <= size(corpus.val) <= 0.1 * size(documents)
 
@@ -88,7 +88,7 @@ def test_tail_where_documents_are_too_coarse(tmp_path: Path, documents: list[str
     corpus = load_documents(tmp_path, documents, **options)
     assert corpus.report["split"] == "tail" and word in corpus.report["split_reason"]
     joined = "".join(documents)
-    assert "".join(corpus.train + corpus.val).replace("\n", "") == joined.replace("\n", "")  # nothing is lost
+    assert "".join([*corpus.train, *corpus.val]).replace("\n", "") == joined.replace("\n", "")  # nothing is lost
     assert corpus.train == [*documents[: len(corpus.train) - 1], corpus.train[-1]]
     wanted = min(0.1 * size(documents), options.get("val_max_bytes", DataConfig.val_max_bytes))
     assert 0.98 * wanted <= size(corpus.val) <= 1.1 * wanted + 1
@@ -156,7 +156,7 @@ def test_duplicates_are_removed_across_files(tmp_path: Path) -> None:
     second = save(tmp_path / "2.jsonl", documents[20:])
     corpus = load([first, second])
     assert corpus.report["duplicates_removed"] == 27
-    assert sorted(corpus.train + corpus.val) == sorted(documents)
+    assert sorted([*corpus.train, *corpus.val]) == sorted(documents)
     assert not set(corpus.train) & set(corpus.val)
     assert corpus.notices == ["removed 27 repeated documents; one copy of each stays."]
 
@@ -257,6 +257,6 @@ def test_any_split_loses_nothing(tmp_path: Path, documents: list[str], fraction:
         return
     whole = load_documents(tmp_path, documents, val_fraction=0).train
     flat = "".join(sorted("".join(whole).replace("\n", "").replace("\r", "")))
-    assert "".join(sorted("".join(corpus.train + corpus.val).replace("\n", "").replace("\r", ""))) == flat
+    assert "".join(sorted("".join([*corpus.train, *corpus.val]).replace("\n", "").replace("\r", ""))) == flat
     assert corpus.train and len(corpus.val) <= len(whole)
     assert size(corpus.val) <= 1.1 * min(fraction * size(whole), cap) + 4

@@ -1,7 +1,12 @@
 """Token files refuse every damage; batches are a pure function of (seed, step) and visit every window once."""
 
+import hashlib
+import io
 import itertools
 import json
+import mmap
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygpt import data
 from tinygpt.data import (
     HEADER_BYTES,
     MAGIC,
@@ -30,6 +36,10 @@ class WideTokenizer:
     """Stands for a vocabulary beyond 65,536, which takes minutes to train."""
 
     vocab_size, sha256 = 70_000, "ab" * 32
+
+    @staticmethod
+    def encode_in_parts(documents):
+        return (np.array([0, 69_999, 1], dtype=np.int32) for _ in documents)
 
 
 def test_small_vocabularies_are_stored_in_uint16(tmp_path, tokenizer):
@@ -67,7 +77,7 @@ def test_every_flipped_bit_is_noticed(tmp_path, tokenizer, monkeypatch):
     good = path.read_bytes()
     for place, bit in itertools.product(range(len(good)), range(8)):
         bad = good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :]
-        monkeypatch.setattr(type(path), "read_bytes", lambda _, bad=bad: bad)
+        monkeypatch.setattr(data, "open_regular", lambda _, bad=bad: io.BytesIO(bad))
         with pytest.raises(UserError) as error:
             read_tokens(path, tokenizer)
         assert error.value.exit_code in (65, 66), (place, bit)
@@ -80,7 +90,7 @@ def test_every_truncation_and_any_extra_byte_is_noticed(tmp_path, tokenizer, mon
     write_tokens(path, np.arange(9, dtype=np.int32), tokenizer)
     good = path.read_bytes()
     for bad in [*(good[:n] for n in range(len(good))), good + b"\0", good + b"\0\0"]:
-        monkeypatch.setattr(type(path), "read_bytes", lambda _, bad=bad: bad)
+        monkeypatch.setattr(data, "open_regular", lambda _, bad=bad: io.BytesIO(bad))
         with pytest.raises(UserError, match="not a usable token file") as error:
             read_tokens(path, tokenizer)
         assert error.value.exit_code == 65
@@ -127,6 +137,96 @@ def test_a_header_that_contradicts_its_tokenizer_is_refused(tmp_path, tokenizer)
     path.write_bytes((MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES) + content[HEADER_BYTES:])
     with pytest.raises(UserError, match="999"):
         read_tokens(path, tokenizer)
+
+
+# --- long texts: the array is a map of the file ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(monkeypatch):
+    """Every array counts as long, and a part is 7 tokens."""
+    monkeypatch.setattr(data, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(data, "PART_TOKENS", 7)
+
+
+def test_a_mapped_array_is_the_array(tmp_path, tokenizer, texts, mapped):
+    ids = tokenizer.encode_documents(texts)
+    write_tokens(tmp_path / "t", ids, tokenizer)
+    back = read_tokens(tmp_path / "t", tokenizer)
+    assert isinstance(back, np.memmap) and back.dtype == np.uint16 and np.array_equal(back, ids)
+    assert total_bytes(back, tokenizer.n_bytes()) == sum(len(text.encode()) for text in texts)
+    assert data.digest(back, back[:9]) == hashlib.sha256(back.tobytes() + back[:9].tobytes()).hexdigest()
+    one, other = (Windows(x, 16, seed=3).batch(5, 4) for x in (back, ids))
+    assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_the_file_does_not_depend_on_the_parts(tmp_path, tokenizer, texts, monkeypatch):
+    ids = tokenizer.encode_documents(texts)
+    write_tokens(tmp_path / "whole", ids, tokenizer)
+    monkeypatch.setattr(data, "PART_TOKENS", 7)
+    write_tokens(tmp_path / "parts", ids, tokenizer)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="where Linux tells the memory in use")
+def test_what_was_read_through_the_map_is_let_go(tmp_path):
+    """The bug: reading the whole array once made the whole file count as memory of this process."""
+    rss_mb = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 1e6  # noqa: E731
+    with (tmp_path / "zeros").open("wb") as file:
+        file.truncate(64_000_000)
+    ids = np.memmap(tmp_path / "zeros", np.uint16, "r")
+    windows, before, peak = Windows(ids, 32, seed=0), rss_mb(), 0.0
+    for _ in data.parts(ids):
+        peak = max(peak, rss_mb() - before)
+    for step in range(200):
+        windows.batch(step, 8)
+        peak = max(peak, rss_mb() - before)
+    assert peak < 20
+
+
+def test_damage_to_a_mapped_file_is_noticed(tmp_path, tokenizer, mapped):
+    path = tmp_path / "t"
+    write_tokens(path, np.arange(300, dtype=np.int32), tokenizer)
+    good = path.read_bytes()
+    for place in range(0, len(good), 31):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(UserError):
+            read_tokens(path, tokenizer)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 24])
+def test_encode_is_encode_documents(tokenizer, texts, monkeypatch, limit):
+    monkeypatch.setattr(data, "IN_MEMORY_BYTES", limit)
+    for documents in (texts, texts[:1]):
+        ids = data.encode(documents, tokenizer)
+        assert isinstance(ids, np.memmap) == (limit == 0)
+        assert ids.dtype == np.uint16 and np.array_equal(ids, tokenizer.encode_documents(documents))
+    if limit:
+        assert data.encode([], tokenizer).tolist() == []
+    assert data.encode(["a"], WideTokenizer).dtype == np.uint32
+
+
+def test_a_sample_is_everything_up_to_its_limit(monkeypatch):
+    monkeypatch.setattr(data, "PIECE_TOKENS", 10)
+    ids = np.arange(1000)
+    assert data.sample(ids, 1000) is ids
+    some = data.sample(ids, 100)
+    assert len(set(some.tolist())) == len(some) == 100
+    pieces = some.reshape(10, 10)
+    assert (np.diff(pieces, axis=1) == 1).all() and pieces[0, 0] == 0 and pieces[-1, -1] == 999
+    assert np.ptp(np.diff(pieces[:, 0])) <= 1  # evenly spaced
+
+
+def test_counting_in_parts_is_counting(monkeypatch):
+    ids = np.random.default_rng(0).integers(0, 9, 200).astype(np.uint16)
+    monkeypatch.setattr(data, "PART_TOKENS", 7)
+    for n in (0, 1, 2, 7, 8, 9, 14, 15, 200):
+        some = ids[:n]
+        assert np.array_equal(data.count_tokens(some, 9), np.bincount(some, minlength=9)), n
+        pairs, counts = data.count_pairs(some, 9)
+        expected = np.unique(some[:-1].astype(np.uint64) * 9 + some[1:], return_counts=True)
+        assert np.array_equal(pairs, expected[0]) and np.array_equal(counts, expected[1]), n
+        assert counts.dtype == np.int64 and pairs.dtype == np.uint64
 
 
 # --- the order of an epoch -------------------------------------------------------------------------------------------
@@ -263,3 +363,14 @@ def test_total_bytes_counts_utf8_and_no_special_tokens():
     tokenizer = Tokenizer([])
     ids = np.array([0, *tokenizer.encode("é!"), 1], dtype=np.uint16)
     assert total_bytes(ids, tokenizer.n_bytes()) == 3
+
+
+def test_a_pipe_or_a_link_is_no_token_file(tmp_path, tokenizer):
+    """Opening a pipe would wait for a writer for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    write_tokens(tmp_path / "t", np.arange(9, dtype=np.int32), tokenizer)
+    (tmp_path / "link").symlink_to(tmp_path / "t")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match="not a regular file|a link") as error:
+            read_tokens(tmp_path / name, tokenizer)
+        assert error.value.exit_code == 65

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tinygpt import data, evaluate
 from tinygpt.data import total_bytes
 from tinygpt.errors import UserError
 from tinygpt.evaluate import (
@@ -204,3 +205,32 @@ def test_memorised_share_does_not_hold_the_training_text():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000  # the 78,000 runs of the training text are 20 MB
+
+
+# --- long training texts ---------------------------------------------------------------------------------------------
+
+
+def test_xz_gets_what_it_reads_of_a_long_text():
+    """Joining a whole text for its last 8 MiB took twice the text."""
+    from tinygpt.corpus.documents import Documents
+    from tinygpt.prepare import last_documents
+
+    documents = Documents(f"document {i} ö" for i in range(50))
+    for n_bytes in (0, 1, 100, 10_000):
+        last = last_documents(documents, n_bytes)
+        assert last == documents[50 - len(last) :]
+        end, whole = "\n".join(last).encode(), "\n".join(documents).encode()
+        assert whole.endswith(end) and len(end) >= min(n_bytes, len(whole)) and len(last) < 9 + 50 * (n_bytes > 100)
+    assert last_documents(documents[:0], 9) == []
+
+
+def test_baselines_of_a_sample_are_close(tokenizer, texts, monkeypatch):
+    train, val = tokenizer.encode_documents(texts[:110] * 20), tokenizer.encode_documents(texts[110:])
+    joined = "\n".join(texts[:110]), "\n".join(texts[110:])
+    whole = baselines(train, val, tokenizer, *joined)
+    monkeypatch.setattr(data, "PIECE_TOKENS", 64)
+    monkeypatch.setattr(evaluate, "sample", lambda ids: data.sample(ids, len(train) // 4))
+    part = baselines(train, val, tokenizer, *joined)
+    assert part["uniform"] == whole["uniform"] and part["xz"] == whole["xz"]
+    for name in ("unigram", "bigram"):
+        assert part[name] != whole[name] and part[name] == pytest.approx(whole[name], rel=0.1), name

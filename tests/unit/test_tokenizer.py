@@ -143,7 +143,17 @@ def test_a_long_document_is_cut_at_all(tokenizer):
     text = STORIES[0] * 3000
     sections = list(module._sections(text))
     assert len(sections) > 3 and max(map(len, sections)) < 1.1 * module.SECTION_CHARS and "".join(sections) == text
-    assert max(sum(len(text) for _, text in batch) for batch in module._slices([text] * 20)) < 1.2 * module.SLICE_CHARS
+    largest = max(sum(len(text) for _, text in batch) for batch in module._slices([text] * 20))
+    assert largest < module.SLICE_CHARS + 1.1 * module.SECTION_CHARS
+
+
+def test_parts_joined_are_the_whole(tokenizer, monkeypatch):
+    texts = [*STORIES, "", "word " * 50]
+    whole = tokenizer.encode_documents(texts)
+    monkeypatch.setattr(module, "SLICE_CHARS", 40)
+    parts = list(tokenizer.encode_in_parts(texts))
+    assert len(parts) > len(texts) and np.array_equal(np.concatenate(parts), whole)
+    assert sum(map(len, tokenizer.encode_in_parts([]))) == 0
 
 
 @pytest.mark.parametrize("call", [train_tokenizer, Tokenizer([]).encode_documents])

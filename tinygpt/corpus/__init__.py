@@ -5,6 +5,7 @@
 The split does not depend on the order of the files: documents are taken for validation in the order of
 sha256(seed, document). Where whole documents cannot come near the wanted size (few or very long ones), the
 last part of the text is the validation text instead. Documents and training text keep the file order.
+Memory holds one document at a time (documents.py) and a few numbers about each.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from tinygpt.config import DataConfig
+from tinygpt.corpus.documents import Documents
 from tinygpt.corpus.files import RULES, Reader, Source, shown
 from tinygpt.errors import BAD_INPUT, USAGE, UserError, did_you_mean
 
@@ -26,23 +32,26 @@ MAX_SHARE = 0.05  # of the bytes in one document; more makes too coarse a split
 NEAR = 0.95  # of the wanted validation bytes are enough
 FAR = 0.5  # of the wanted validation bytes; when whole documents give less, they do not fit
 NEWLINES = ("lf", "keep")
+_LINE = re.compile("[^\n]+")
 _DOUBLE_ENCODED = re.compile("â(?:€|\x80)[\x80-\xff™œ˜“”]")  # UTF-8 for ’ “ ” … – read as cp1252 or latin-1
+
+Sizes = npt.NDArray[np.int64]  # bytes of each document
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Documents to train on and to validate with."""
 
-    train: list[str]
-    val: list[str]
+    train: Documents
+    val: Documents
     report: dict[str, Any]  # plain JSON, written to corpus.json
     notices: list[str]  # sentences for the user
 
 
 @dataclass
 class _Split:
-    train: list[str]
-    val: list[str]
+    train: Documents
+    val: Documents
     rule: str  # "by document", "tail", "given" or "none"
     reason: str
     leaked: int = 0
@@ -72,15 +81,19 @@ def load(
     """
     _check_arguments(sources, val, val_fraction, val_max_bytes, newlines)
     reader = Reader(newlines, encoding, stdin)
-    read = [source for name in sources for source in reader.read(name)]
-    documents, duplicates = _unique(document for source in read for document in source.documents)
+    everything, val_documents = Documents(), Documents()
+    read = [source for name in sources for source in reader.read(name, everything)]
+    documents = _unique(everything)
+    duplicates = len(everything) - len(documents)
+    del everything
     if not documents:
         raise UserError(f"{_names(sources)} holds no text, only empty lines; give at least a few sentences.", BAD_INPUT)
-    val_read = reader.read(val) if val is not None else []
+    val_read = reader.read(val, val_documents) if val is not None else []
     if val is not None:
-        split = _given(documents, [document for source in val_read for document in source.documents], shown(val))
+        split = _given(documents, _unique(val_documents), shown(val))
     else:
         split = _split(documents, val_fraction, val_max_bytes, seed)
+    del documents
     report = _report(read, val_read, split, duplicates)
     notices = reader.notices() + _notices(report, duplicates) + split.notices
     report["notices"] = notices
@@ -145,26 +158,16 @@ def _check_arguments(
         raise UserError("standard input (-) is named twice, but it can be read only once; name a file.", USAGE)
 
 
-def _unique(documents: Any) -> tuple[list[str], int]:
-    """The first of equal documents, in order, and how many were removed."""
-    seen: set[bytes] = set()
-    kept, removed = [], 0
-    for document in documents:
-        key = hashlib.sha256(document.encode()).digest()
-        if key in seen:
-            removed += 1
-        else:
-            seen.add(key)
-            kept.append(document)
-    return kept, removed
+def _unique(documents: Documents) -> Documents:
+    """The first of equal documents, in order."""
+    first = np.unique(documents.keys(), return_index=True)[1]
+    return documents.chosen(np.sort(first)) if len(first) < len(documents) else documents
 
 
-def _given(documents: list[str], val: list[str], name: str) -> _Split:
-    val, _ = _unique(val)
+def _given(documents: Documents, val: Documents, name: str) -> _Split:
     if not val:
         raise UserError(f"the validation text {name} holds no text; give a file with a few sentences.", BAD_INPUT)
-    held_out = set(val)
-    train = [document for document in documents if document not in held_out]
+    train = documents.chosen(np.flatnonzero(~np.isin(documents.keys(), val.keys())))
     if not train:
         raise UserError(f"every training document stands in the validation text {name}; give another one.", BAD_INPUT)
     leaked = len(documents) - len(train)
@@ -172,18 +175,19 @@ def _given(documents: list[str], val: list[str], name: str) -> _Split:
     return _Split(train, val, "given", f"the validation text is {name}", leaked, [notice] if leaked else [])
 
 
-def _split(documents: list[str], fraction: float, max_bytes: int, seed: int) -> _Split:
-    sizes = [len(document.encode()) for document in documents]
-    total = sum(sizes)
+def _split(documents: Documents, fraction: float, max_bytes: int, seed: int) -> _Split:
+    sizes = documents.sizes
+    total = int(sizes.sum())
     wanted = min(int(fraction * total), max_bytes)
     if wanted == 0 and (fraction == 0 or max_bytes == 0):
-        return _Split(documents, [], "none", "no validation text was asked for")
+        return _Split(documents, Documents(), "none", "no validation text was asked for")
     if total - wanted >= MIN_TRAIN_BYTES:
         why_not = _too_coarse(sizes, total)
-        held_out = set() if why_not else _by_document(documents, sizes, wanted, seed)
-        if sum(sizes[i] for i in held_out) >= FAR * wanted:
-            train = [document for i, document in enumerate(documents) if i not in held_out]
-            val = [document for i, document in enumerate(documents) if i in held_out]
+        held_out = np.zeros(len(sizes), dtype=bool)
+        if not why_not:
+            held_out[_by_document(documents, sizes, wanted, seed)] = True
+        if sizes[held_out].sum() >= FAR * wanted:
+            train, val = (documents.chosen(np.flatnonzero(which)) for which in (~held_out, held_out))
             return _Split(train, val, "by document", f"{len(documents):,} documents, chosen by sha256 with seed {seed}")
         train, val = _tail(documents, sizes, wanted)
         reason = why_not or f"the documents are too long to make up {wanted:,} bytes"
@@ -193,44 +197,44 @@ def _split(documents: list[str], fraction: float, max_bytes: int, seed: int) -> 
     notice = (
         f"no validation text was set aside: {reason}; over-fitting stays invisible, so give more text or --val FILE."
     )
-    return _Split(documents, [], "none", reason, notices=[notice])
+    return _Split(documents, Documents(), "none", reason, notices=[notice])
 
 
-def _too_coarse(sizes: list[int], total: int) -> str:
+def _too_coarse(sizes: Sizes, total: int) -> str:
     if len(sizes) < MIN_DOCUMENTS:
         return f"it has fewer than {MIN_DOCUMENTS} documents ({len(sizes)})"
-    if max(sizes) > MAX_SHARE * total:
-        return f"one document is {max(sizes) / total:.0%} of the text"
+    if sizes.max() > MAX_SHARE * total:
+        return f"one document is {sizes.max() / total:.0%} of the text"
     return ""
 
 
-def _by_document(documents: list[str], sizes: list[int], wanted: int, seed: int) -> set[int]:
+def _by_document(documents: Documents, sizes: Sizes, wanted: int, seed: int) -> list[int]:
     """Which documents to hold out: in the order of their hash, passing over those that no longer fit."""
-
-    def place(i: int) -> bytes:
-        return hashlib.sha256(f"{seed}\n{documents[i]}".encode()).digest()
-
-    held_out: set[int] = set()
+    held_out: list[int] = []
     size = 0
-    for i in sorted(range(len(documents)), key=place):
+    for i in np.argsort(documents.keys(f"{seed}\n")):
         if size >= NEAR * wanted:
             break
         if size + sizes[i] <= wanted:
-            held_out.add(i)
+            held_out.append(i)
             size += sizes[i]
     return held_out
 
 
-def _tail(documents: list[str], sizes: list[int], wanted: int) -> tuple[list[str], list[str]]:
+def _tail(documents: Documents, sizes: Sizes, wanted: int) -> tuple[Documents, Documents]:
     """The last documents whole, as far as they fit into `wanted` bytes, and the end of the one before."""
     first, room = len(documents), wanted
     while first > 0 and sizes[first - 1] <= room:
         first -= 1
-        room -= sizes[first]
+        room -= int(sizes[first])
     head, end = _cut(documents[first - 1].encode(), room, slack=wanted // 10)
-    train = [*documents[: first - 1], head]
-    val = [end, *documents[first:]]
-    return [document for document in train if document.strip()], [document for document in val if document.strip()]
+    train, val = documents[: first - 1], documents[:0]
+    for part, into in ((head, train), (end, val)):
+        if part.strip():
+            into.append(part)
+    for document in documents[first:]:
+        val.append(document)
+    return train, val
 
 
 def _cut(data: bytes, room: int, slack: int) -> tuple[str, str]:
@@ -251,8 +255,8 @@ def _cut(data: bytes, room: int, slack: int) -> tuple[str, str]:
     return data[:place].decode().strip("\r\n"), data[place:].decode().strip("\r\n")
 
 
-def _part(documents: list[str]) -> dict[str, Any]:
-    size = sum(len(document.encode()) for document in documents)
+def _part(documents: Documents) -> dict[str, Any]:
+    size = int(documents.sizes.sum())
     return {"documents": len(documents), "bytes": size, "sha256": documents_digest(documents)}
 
 
@@ -262,22 +266,30 @@ def _entry(source: Source) -> dict[str, Any]:
 
 def _report(read: list[Source], val_read: list[Source], split: _Split, duplicates: int) -> dict[str, Any]:
     """What was read, as plain JSON; the figures are those of the training and validation text together."""
-    documents = split.train + split.val
-    characters = sum(map(len, documents))
-    ascii_characters = sum(len(d) if d.isascii() else len(d.encode("ascii", "ignore")) for d in documents)
+    characters = ascii_characters = longest_line = mojibake = 0
+    distinct: set[str] = set()
+    known = b""  # those of `distinct` that are ASCII
+    for document in chain(split.train, split.val):
+        characters += len(document)
+        ascii_characters += len(document) if document.isascii() else len(document.encode("ascii", "ignore"))
+        longest_line = max(longest_line, *(line.end() - line.start() for line in _LINE.finditer(document)))
+        if other := document.encode().translate(None, known).decode():  # looking at each character would take minutes
+            distinct.update(other)
+            known = "".join(filter(str.isascii, distinct)).encode()
+        mojibake += len(_DOUBLE_ENCODED.findall(document)) if "â" in document else 0
     train, val = _part(split.train), _part(split.val)
     return {
         "sources": [_entry(source) for source in read],
         "val_sources": [_entry(source) for source in val_read],
-        "documents": len(documents),
+        "documents": train["documents"] + val["documents"],
         "characters": characters,
         "bytes": train["bytes"] + val["bytes"],
         "duplicates_removed": duplicates,
         "empty_removed": sum(source.empty for source in read),
-        "longest_line": max(len(line) for document in documents for line in document.split("\n")),
+        "longest_line": longest_line,
         "non_ascii_share": (characters - ascii_characters) / characters,
-        "distinct_characters": len(set().union(*documents)),
-        "mojibake": sum(len(_DOUBLE_ENCODED.findall(document)) for document in documents if "â" in document),
+        "distinct_characters": len(distinct),
+        "mojibake": mojibake,
         "document_rule": "; ".join(dict.fromkeys(RULES[source.rule] for source in read)),
         "split": split.rule,
         "split_reason": split.reason,

@@ -14,13 +14,15 @@ from __future__ import annotations
 import codecs
 import re
 from encodings.aliases import aliases
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tinygpt.errors import BAD_INPUT, USAGE, UserError, did_you_mean
 
 SAMPLE_BYTES = 32_768  # enough for letter statistics, and short enough to try every encoding on it
 ODD_SHARE = 0.02  # of the characters beyond ASCII may be foreign to the language or stand in an odd place
+BLOCK_BYTES = 1 << 20  # of a long text looked at together
 CONTROL_SHARE = 0.1  # more control characters than this is not text
+CONTROLS = bytes((*range(0x09), *range(0x0E, 0x20), 0x7F))
 
 BYTE_ORDER_MARKS = {  # the longer mark first: UTF-32-LE begins like UTF-16-LE
     codecs.BOM_UTF32_LE: "utf-32",
@@ -29,6 +31,7 @@ BYTE_ORDER_MARKS = {  # the longer mark first: UTF-32-LE begins like UTF-16-LE
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+MARK_DROPPED = "the byte order mark at the start was dropped"
 MAGIC = {
     b"\x89PNG\r\n": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -114,7 +117,7 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, st
         if data.startswith(mark):
             text = _strict(data, name, codec)
             if codec == "utf-8-sig":
-                return text, "utf-8", ["the byte order mark at the start was dropped"]
+                return text, "utf-8", [MARK_DROPPED]
             return text, codec, [f"read as {codec}, as its byte order mark says"]
     if b"\0" in data:
         return _detected(data, name, SIXTEEN_BIT, f"it holds a NUL byte at offset {data.index(0)}")
@@ -126,6 +129,29 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, st
     return text, "utf-8", []
 
 
+def not_utf8(file: BinaryIO, name: str) -> str:
+    """Why a stream is no text in UTF-8, "" if it is; read block by block, so it may be longer than memory.
+
+    Raises UserError (65) as `decode` does for a binary format.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = characters = controls = 0
+    refuse_binary(file.read(max(map(len, MAGIC))), name)
+    file.seek(0)
+    while block := file.read(BLOCK_BYTES):
+        if b"\0" in block:
+            return f"it holds a NUL byte at offset {done + block.index(0)}"
+        try:
+            characters += len(decoder.decode(block))
+        except UnicodeDecodeError as error:
+            return _first_bad_byte(error, done + len(block) - len(error.object))
+        controls += len(block) - len(block.translate(None, CONTROLS))
+        done += len(block)
+    if decoder.getstate()[0]:
+        return "it ends inside a character"
+    return f"{controls:,} control characters" if controls > CONTROL_SHARE * characters else ""
+
+
 def refuse_binary(data: bytes, name: str) -> None:
     """UserError 65 when the first bytes are those of a well-known binary format."""
     for magic, what in MAGIC.items():
@@ -134,7 +160,7 @@ def refuse_binary(data: bytes, name: str) -> None:
 
 
 def _refuse_controls(text: str, name: str) -> None:
-    count = _count(r"[\x00-\x08\x0e-\x1f\x7f]", text)
+    count = _count(f"[{re.escape(CONTROLS.decode())}]", text)
     if count > CONTROL_SHARE * len(text):
         message = f"{name} is not text: control characters are {count:,} of its {len(text):,}; give a text file."
         raise UserError(message, BAD_INPUT)
@@ -164,8 +190,9 @@ def _strict(data: bytes, name: str, encoding: str) -> str:
 _HINT = "name the right one, for example encoding=cp1252 (tinygpt corpus: --encoding cp1252)"
 
 
-def _first_bad_byte(error: UnicodeDecodeError) -> str:
-    return f"byte 0x{error.object[error.start]:02X} at offset {error.start}"
+def _first_bad_byte(error: UnicodeDecodeError, before: int = 0) -> str:
+    """`before`: bytes of the file that stand before those that were decoded."""
+    return f"byte 0x{error.object[error.start]:02X} at offset {before + error.start}"
 
 
 def _detected(data: bytes, name: str, encodings: tuple[str, ...], bad: str) -> tuple[str, str, list[str]]:

@@ -10,13 +10,17 @@ What a document is:
 
 A .gz file is what its inner name says; a .zip file or a folder gives its files one by one, sorted by path.
 Documents lose the empty lines around them (only line ends; leading spaces stay); empty ones are dropped.
-Everything is held in memory: MAX_BYTES bounds what one source may unpack to.
+Up to IN_MEMORY_BYTES a text is read in memory. A longer one that is UTF-8 is read in blocks, and of its documents those
+beyond LONGEST_CHARS are cut; a longer one in another encoding is converted in memory, up to MAX_CONVERTED_BYTES.
+MAX_BYTES bounds what one source may unpack to.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -27,14 +31,19 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
-from tinygpt.corpus.encodings import decode, refuse_binary
+from tinygpt.corpus.documents import IN_MEMORY_BYTES, Documents, Scratch
+from tinygpt.corpus.encodings import MARK_DROPPED, decode, not_utf8, refuse_binary
 from tinygpt.errors import BAD_INPUT, IO_ERROR, PICKLE_SUFFIXES, UNSAFE, USAGE, UserError, did_you_mean
-from tinygpt.storage import sha256
 
 MAX_BYTES = 4 * 2**30  # of one source, unpacked: a small archive can hold terabytes of zeros
+MAX_CONVERTED_BYTES = 2**30  # of a text that is not UTF-8; converting it takes several times as much memory
+LONGEST_CHARS = IN_MEMORY_BYTES  # of one document
+BLOCK_BYTES = 1 << 19  # read at once; also characters
+ROWS = 1024  # of a parquet table in memory at once
 MARK = "<|endoftext|>"
 COLUMNS = ("text", "content", "story", "body", "document")
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
@@ -49,11 +58,12 @@ RULES = {
 }
 _LINE_END = r"(?>\r\n|\r|\n)"  # atomic, so that \r\n never counts as two
 _MARK_LINE = re.compile(r"(?<![^\r\n])<\|endoftext\|>(?![^\r\n])")
+_EMPTY_LINES = re.compile(_LINE_END + "{3,}")
 
 
 @dataclass
 class Source:
-    """One file that was read: its documents, and what the report says about it."""
+    """What the report says about one file that was read."""
 
     name: str  # as the user typed it, inside a folder or archive with the path in it
     kind: str
@@ -62,7 +72,6 @@ class Source:
     encoding: str = "utf-8"
     rule: str = ""  # a key of RULES
     empty: int = 0  # documents that held nothing
-    documents: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -74,19 +83,22 @@ class Reader:
     stdin: BinaryIO | None = None
     changes: dict[str, dict[str, None]] = field(default_factory=dict)  # the inner one is an ordered set
 
-    def read(self, source: str | Path) -> list[Source]:
-        """The files behind one name from the command line; UserError (2, 65, 74, 77) when there is no text."""
+    def read(self, source: str | Path, into: Documents) -> list[Source]:
+        """Add the documents behind one name from the command line; UserError (2, 65, 74, 77) when there is no text."""
         if str(source) == "-":
             stream = self.stdin if self.stdin is not None else sys.stdin.buffer
-            return [self._parse(_bounded(stream, "standard input"), "standard input", "text")]
+            return [self._parse(_spooled(stream, "standard input"), "standard input", "text", into)]
         path, name = Path(source), shown(source)
         mode = _mode(path, name)
-        if stat.S_ISDIR(mode):
-            return self._members(_folder_files(path, name, self.note), name, "folder")
-        data = _read_file(path, name, mode)
-        if path.suffix.lower() == ".zip":
-            return self._members(_zip_files(data, name, self.note), name, "zip archive")
-        return [self._parse(data, name, path.name)]
+        try:
+            if stat.S_ISDIR(mode):
+                return self._members(_folder_files(path, name, self.note), name, "folder", into)
+            with _open(path, name, mode) as file:
+                if path.suffix.lower() == ".zip":
+                    return self._members(_zip_files(file, name, self.note), name, "zip archive", into)
+                return [self._parse(file, name, path.name, into)]
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}; check its permissions.", IO_ERROR) from None
 
     def note(self, sentence: str, name: str) -> None:
         """Remember that `sentence` holds for the file `name`."""
@@ -96,55 +108,106 @@ class Reader:
         """One sentence per change, with at most three names."""
         return [f"{_listed(list(names))}: {sentence}." for sentence, names in self.changes.items()]
 
-    def _members(self, members: Iterable[tuple[str, bytes]], name: str, what: str) -> list[Source]:
+    def _members(self, members: Iterable[tuple[str, BinaryIO]], name: str, what: str, into: Documents) -> list[Source]:
         """The text files among the files of a folder or archive; the others are counted in a notice."""
         sources = []
-        for member, data in members:
-            if not data:
+        for member, file in members:
+            head = file.read(4096)
+            file.seek(0)
+            if not head:
                 self.note("skipped, empty", member)
-            elif _looks_like_text(member, data):
-                sources.append(self._parse(data, member, member))
+            elif _looks_like_text(member, head):
+                sources.append(self._parse(file, member, member, into))
             else:
                 self.note("skipped, no text", member)
         if not sources:
             raise UserError(f"the {what} {name} holds no text file; tinygpt reads {', '.join(KINDS)}.", BAD_INPUT)
         return sources
 
-    def _parse(self, data: bytes, name: str, file_name: str) -> Source:
-        source = Source(name, "text", len(data), sha256(data))
+    def _parse(self, file: BinaryIO, name: str, file_name: str, into: Documents) -> Source:
+        digest = hashlib.sha256()
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+        source = Source(name, "text", file.tell(), digest.hexdigest())
+        file.seek(0)
         if file_name.lower().endswith(".gz"):
-            data, file_name = _gunzip(data, name), file_name[:-3]
-        if not data:
+            file, file_name = _gunzip(file, name), file_name[:-3]
+        if not file.read(1):
             raise UserError(f"{name} is empty; give a file with at least a few sentences.", BAD_INPUT)
         suffix = PurePosixPath(file_name).suffix.lower()
         _refuse_code(suffix, name)
         source.kind = KINDS.get(suffix, "text")
         if source.kind == "parquet":
-            found: Iterable[str] = _parquet_rows(data, name, self.note)
             source.rule, source.encoding = "parquet", "binary"
+            self._keep(_parquet_rows(file, name, self.note), source, into)
         else:
-            text, source.encoding, changes = decode(data, name, self.encoding)
-            for change in changes:
-                self.note(change, name)
-            found, source.rule = self._split(text, source.kind, name)
-        for document in found:
-            document = self._line_ends(document, name).strip("\r\n")
-            if document.strip():
-                source.documents.append(_valid(document, name, len(source.documents) + source.empty + 1))
-            else:
-                source.empty += 1
+            stream, codec = self._as_utf8(file, name, source)
+            stream.seek(0)
+            newline = "\n" if source.kind == "jsonl" else ""  # "" takes CR for a line end too, and keeps what it was
+            # JSON and some codecs can hold half a character; _valid says so
+            with io.TextIOWrapper(stream, codec, "surrogatepass", newline) as text:
+                found, source.rule = self._split(text, source.kind, name)
+                self._keep(found, source, into)
         return source
 
-    def _split(self, text: str, kind: str, name: str) -> tuple[Iterable[str], str]:
+    def _keep(self, found: Iterator[str], source: Source, into: Documents) -> None:
+        for number, document in enumerate(found, start=1):
+            document = self._line_ends(document, source.name).strip("\r\n")
+            if document.strip():
+                into.append(_valid(document, source.name, number))
+            else:
+                source.empty += 1
+
+    def _as_utf8(self, file: BinaryIO, name: str, source: Source) -> tuple[BinaryIO, str]:
+        """The text as a stream of UTF-8, and the codec to read it with: a long text itself if it is UTF-8."""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size > IN_MEMORY_BYTES:
+            why = not_utf8(file, name) if self.encoding is None else f"encoding={self.encoding} is asked for"
+            file.seek(0)
+            if not why:
+                if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+                    self.note(MARK_DROPPED, name)
+                return file, "utf-8-sig"
+            if size > MAX_CONVERTED_BYTES:
+                raise UserError(
+                    f"{name} is not plain UTF-8 ({why}), and only up to {MAX_CONVERTED_BYTES:,} bytes are converted; "
+                    "save it as UTF-8.",
+                    BAD_INPUT,
+                )
+        text, source.encoding, changes = decode(file.read(), name, self.encoding)
+        for change in changes:
+            self.note(change, name)
+        return io.BytesIO(text.encode("utf-8", "surrogatepass")), "utf-8"
+
+    def _split(self, text: TextIO, kind: str, name: str) -> tuple[Iterator[str], str]:
         if kind == "jsonl":
             return _json_lines(text, name), "jsonl"
         if kind == "csv":
             return _csv_rows(text, name, self.note), "csv"
-        text = self._line_ends(text, name)
-        pieces = _MARK_LINE.split(text)
-        if len(pieces) > 1:
-            return pieces if pieces[-1].strip() else pieces[:-1], "marks"
-        return re.split(_LINE_END + "{3,}", text.strip("\r\n")), "empty lines"
+        marked = any(MARK in block and _MARK_LINE.search(block) for block in _blocks(text))
+        text.seek(0)
+        rule, separator = ("marks", _MARK_LINE) if marked else ("empty lines", _EMPTY_LINES)
+        return self._pieces(text, separator, name), rule
+
+    def _pieces(self, text: TextIO, separator: re.Pattern[str], name: str) -> Iterator[str]:
+        """What `separator.split` gives for the whole text, but for a last piece of nothing behind a mark."""
+        parts: list[str] = []  # of the piece that is not complete yet
+        for block in _blocks(text):
+            first, *others = separator.split(block)
+            if parts and sum(map(len, parts)) + len(first) > LONGEST_CHARS:
+                self.note(f"documents of more than {LONGEST_CHARS:,} characters were cut at the end of a line", name)
+                yield "".join(parts)
+                parts = []
+            parts.append(first)
+            for piece in others:
+                yield "".join(parts)
+                parts = [piece]
+        if text.newlines not in (None, "\n"):  # also where they only stood between documents
+            self._line_ends("\r", name)
+        last = "".join(parts)
+        if last.strip() or separator is _EMPTY_LINES:
+            yield last
 
     def _line_ends(self, text: str, name: str) -> str:
         if self.newlines == "keep" or "\r" not in text:
@@ -153,6 +216,23 @@ class Reader:
             "CRLF or CR line ends were read as LF; newlines=keep keeps them (tinygpt corpus: --newlines keep)", name
         )
         return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _blocks(text: TextIO) -> Iterator[str]:
+    """The text without line ends around it, in blocks that end before a line end.
+
+    So no mark is cut in two, and no row of empty lines. Of LONGEST_CHARS line ends in a row the last few remain.
+    """
+    started, line_ends = False, ""
+    while block := text.read(BLOCK_BYTES):
+        block = line_ends + block + text.readline(LONGEST_CHARS)
+        whole = block.rstrip("\r\n")
+        line_ends = block[len(whole) :]
+        if whole:
+            yield whole if started else whole.lstrip("\r\n")
+            started = True
+        elif len(line_ends) > LONGEST_CHARS:
+            line_ends = line_ends[-6:]
 
 
 def shown(name: str | Path) -> str:
@@ -189,15 +269,13 @@ def _siblings(path: Path) -> str:
     return near or f"; the folder {shown(path.parent)} has nothing of a similar name"
 
 
-def _read_file(path: Path, name: str, mode: int) -> bytes:
+def _open(path: Path, name: str, mode: int) -> BinaryIO:
     if not stat.S_ISREG(mode):
         raise UserError(f"{name} is a pipe or a device, not a file; use - to read standard input.", BAD_INPUT)
     _refuse_code(path.suffix.lower(), name)
-    try:
-        with path.open("rb") as file:
-            return _bounded(file, name)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}; check its permissions.", IO_ERROR) from None
+    if path.stat().st_size > MAX_BYTES:
+        raise _too_large(name)
+    return path.open("rb")
 
 
 def _refuse_code(suffix: str, name: str) -> None:
@@ -206,27 +284,34 @@ def _refuse_code(suffix: str, name: str) -> None:
         raise UserError(message, UNSAFE)
 
 
-def _bounded(stream: Any, name: str, limit: int | None = None) -> bytes:
-    """Everything in `stream`, or UserError 65 when it is more than `limit` (MAX_BYTES) bytes."""
-    limit = MAX_BYTES if limit is None else limit
-    data: bytes = stream.read(limit + 1)
-    if len(data) > limit:
-        raise UserError(f"{name} holds more than {MAX_BYTES:,} bytes, the most that is read; split it.", BAD_INPUT)
-    return data
+def _too_large(name: str) -> UserError:
+    return UserError(f"{name} holds more than {MAX_BYTES:,} bytes, the most that is read; split it.", BAD_INPUT)
 
 
-def _gunzip(data: bytes, name: str) -> bytes:
+def _spooled(stream: Any, name: str, limit: int | None = None) -> BinaryIO:
+    """Everything in `stream` as a file to go to and fro in, or UserError 65 if it is more than `limit` (MAX_BYTES)."""
+    file = Scratch()
+    left = MAX_BYTES if limit is None else limit
+    while block := stream.read(BLOCK_BYTES):
+        left -= file.write(block)
+        if left < 0:
+            raise _too_large(name)
+    file.seek(0)
+    return file  # type: ignore[return-value]  # it has all that is used of one
+
+
+def _gunzip(file: BinaryIO, name: str) -> BinaryIO:
     try:
-        return _bounded(gzip.GzipFile(fileobj=io.BytesIO(data)), name)
+        return _spooled(gzip.GzipFile(fileobj=file), name)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{name} is no complete gzip file ({error}); fetch or pack it again.", BAD_INPUT) from None
 
 
-def _zip_files(data: bytes, name: str, note: Any) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each file in the archive; nothing is written, so the names in it can do no harm."""
+def _zip_files(packed: BinaryIO, name: str, note: Any) -> Iterator[tuple[str, BinaryIO]]:
+    """(name, contents) of each file in the archive; nothing is written, so the names in it can do no harm."""
     left = MAX_BYTES
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(packed) as archive:
             for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
                 parts = PurePosixPath(entry.filename).parts
                 member = f"{name}/{shown(entry.filename)}"
@@ -235,18 +320,18 @@ def _zip_files(data: bytes, name: str, note: Any) -> Iterator[tuple[str, bytes]]
                 if any(part.startswith(".") and part != ".." for part in parts):
                     note("skipped, hidden", member)
                     continue
-                with archive.open(entry) as file:
-                    content = _bounded(file, name, left)
-                left -= len(content)
-                yield member, content
+                with archive.open(entry) as file, _spooled(file, name, left) as content:
+                    left -= content.seek(0, os.SEEK_END)
+                    content.seek(0)
+                    yield member, content
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name} is no readable zip archive ({shown(str(error))}); pack it again.", BAD_INPUT) from None
 
 
-def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each plain file below `folder`, sorted by path, but for runs and links that lead out."""
+def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, BinaryIO]]:
+    """(name, contents) of each plain file below `folder`, sorted by path, but for runs and links that lead out."""
     left, inside = MAX_BYTES, folder.resolve()
     for path in sorted(_walk(folder, name, note)):
         relative = path.relative_to(folder)
@@ -264,12 +349,14 @@ def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, byt
             note("skipped, no text", member)
             continue
         try:
-            with path.open("rb") as file:
-                content = _bounded(file, name, left)
+            file = path.open("rb")
         except OSError as error:
             raise UserError(f"{member} cannot be read: {error.strerror}; check its permissions.", IO_ERROR) from None
-        left -= len(content)
-        yield member, content
+        with file:
+            left -= path.stat().st_size
+            if left < 0:
+                raise _too_large(name)
+            yield member, file
 
 
 def _walk(folder: Path, name: str, note: Any) -> Iterator[Path]:
@@ -290,18 +377,18 @@ def _walk(folder: Path, name: str, note: Any) -> Iterator[Path]:
         yield from (Path(parent) / entry for entry in names + links)
 
 
-def _looks_like_text(name: str, data: bytes) -> bool:
-    """Whether a file of a folder or archive is worth reading; a known text ending always is."""
+def _looks_like_text(name: str, head: bytes) -> bool:
+    """Whether a file of a folder or archive that begins so is worth reading; a known text ending always is."""
     suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
     if suffix in KINDS:
         return True
     if suffix in PICKLE_SUFFIXES or name.lower().endswith((".gz", ".zip")):
         return False
     try:
-        refuse_binary(data, name)
+        refuse_binary(head, name)
     except UserError:
         return False
-    return b"\0" not in data[:4096]
+    return b"\0" not in head
 
 
 def _column(names: Iterable[str], name: str, what: str) -> str:
@@ -322,8 +409,8 @@ def _only_or_named(columns: list[str], name: str, note: Any) -> str:
     return _column(columns, name, "column")
 
 
-def _json_lines(text: str, name: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_lines(text: TextIO, name: str) -> Iterator[str]:
+    for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
         where = f"{name}, line {number}"
@@ -336,10 +423,12 @@ def _json_lines(text: str, name: str) -> Iterator[str]:
         yield _string(value, where)
 
 
-def _csv_rows(text: str, name: str, note: Any) -> Iterator[str]:
+def _csv_rows(text: TextIO, name: str, note: Any) -> Iterator[str]:
     limit = csv.field_size_limit(2**31 - 1)  # the largest that every platform takes; a story may be long
     try:
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+        delimiter = _delimiter(next(dropwhile(lambda line: not line.strip("\r\n"), text), ""))
+        text.seek(0)
+        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
         column = _only_or_named(list(rows.fieldnames or []), name, note)
         for row in rows:
             if None in row:
@@ -352,32 +441,32 @@ def _csv_rows(text: str, name: str, note: Any) -> Iterator[str]:
         csv.field_size_limit(limit)
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(first_line: str) -> str:
     """The comma, or ; or tab where only that one gives the first line a text column."""
-    first_line = text.lstrip("\r\n").split("\n", 1)[0]
     for delimiter in ",;\t":
-        if any(cell.strip(' "\r').casefold() in COLUMNS for cell in first_line.split(delimiter)):
+        if any(cell.strip(' "\r\n').casefold() in COLUMNS for cell in first_line.split(delimiter)):
             return delimiter
     return ","
 
 
-def _parquet_rows(data: bytes, name: str, note: Any) -> Iterator[str]:
+def _parquet_rows(file: BinaryIO, name: str, note: Any) -> Iterator[str]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{name} is a parquet table, which needs one more package: pip install pyarrow.") from None
     try:
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+        table = pyarrow.parquet.ParquetFile(file)
         column = _only_or_named(table.schema_arrow.names, name, note)
         groups = range(table.metadata.num_row_groups)
         if sum(table.metadata.row_group(group).total_byte_size for group in groups) > MAX_BYTES:
             raise UserError(f"{name} unpacks to more than {MAX_BYTES:,} bytes; split it.", BAD_INPUT)
-        values = [value for batch in table.iter_batches(columns=[column]) for value in batch[column].to_pylist()]
+        batches = table.iter_batches(ROWS, columns=[column])
+        values = (value for batch in batches for value in batch[column].to_pylist())
+        for number, value in enumerate(values, start=1):
+            yield "" if value is None else _string(value, f"{name}, row {number}")
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{name} is no readable parquet table ({shown(str(error))[:100]}).", BAD_INPUT) from None
-    for number, value in enumerate(values, start=1):
-        yield "" if value is None else _string(value, f"{name}, row {number}")
 
 
 def _string(value: Any, where: str) -> str:

@@ -1,0 +1,228 @@
+"""What is done when something goes wrong in training; tests/reliability tries it with real processes and disks."""
+
+import json
+import math
+import random
+import signal
+import sys
+
+import pytest
+import torch
+
+from tinygpt import checkpoint, guards, storage
+from tinygpt.distributed import Signals
+from tinygpt.errors import UserError
+from tinygpt.guards import far_above, spelt
+from tinygpt.records import read
+from tinygpt.runs import open_run
+from tinygpt.storage import canonical
+from tinygpt.train import set_up, train
+
+
+def events(run):
+    return [r for r in read(run.folder / "metrics.jsonl") if r["kind"] == "event"]
+
+
+# --- far above the usual ---------------------------------------------------------------------------------------------
+
+
+def noise(seed, count):
+    chance = random.Random(seed)
+    return [{"loss": chance.gauss(3, 0.2), "gradient norm": chance.gauss(0, 0.1)} for _ in range(count)]
+
+
+def test_noise_and_a_falling_loss_are_usual():
+    for seed in range(5):
+        usual = {}
+        for step, figures in enumerate(noise(seed, 1000)):
+            falling = {**figures, "loss": figures["loss"] + 4 * math.exp(-step / 60)}
+            assert far_above(usual, falling) == [], (seed, step)
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient norm"])
+def test_a_leap_is_seen_at_once_and_a_new_level_becomes_usual(name):
+    usual = {}
+    for figures in noise(1, 200):
+        far_above(usual, figures)
+    height = {"loss": 2.0, "gradient norm": 5.0}[name]
+    said = [far_above(usual, {**figures, name: figures[name] + height}) for figures in noise(2, 200)]
+    assert said[0] == [name] and said[-1] == []
+
+
+def test_one_leap_hardly_moves_what_is_usual():
+    """It enters as the border: or a single one of 100 would hide the next."""
+    usual = {}
+    for figures in noise(1, 200):
+        far_above(usual, figures)
+    before = usual["loss, mean"]
+    assert far_above(usual, {"loss": 100.0, "gradient norm": 0.0}) == ["loss"]
+    assert usual["loss, mean"] - before < 0.1
+    assert far_above(usual, {"loss": 100.0, "gradient norm": 0.0}) == ["loss"]
+
+
+def test_nothing_is_said_before_anything_is_usual():
+    usual = {}
+    for step in range(guards.MEMORY):
+        assert far_above(usual, {"loss": 10.0**step, "gradient norm": 0.0}) == []
+
+
+def test_numbers_that_json_has_no_word_for_are_spelt():
+    report = {"loss": math.nan, "norms": {"a": math.inf, "b": -math.inf, "c": 1.5}, "step": 3}
+    assert json.loads(canonical(spelt(report))) == {
+        "loss": "nan",
+        "norms": {"a": "inf", "b": "-inf", "c": 1.5},
+        "step": 3,
+    }
+
+
+# --- saves that fail -------------------------------------------------------------------------------------------------
+
+
+def full_disk(monkeypatch, saves):
+    """The saves of these numbers find no room."""
+    count = []
+    real = storage.write_durable
+
+    def write(path, data):
+        if path.name == "model.safetensors":
+            count.append(1)
+            if len(count) - 1 in saves:
+                raise OSError(28, "No space left on device", str(path))
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_durable", write)
+
+
+def test_two_saves_that_fail_cost_nothing(tmp_path, make_run, machine, silent, monkeypatch):
+    run = make_run(tmp_path / "run", save_every=2)
+    full_disk(monkeypatch, {1, 2})
+    assert train(set_up(run, machine, silent)) == 0
+    assert silent.heard.getvalue().count("could not be saved: No space left on device; training goes on") == 2
+    assert len(events(run)) == 2 and checkpoint.load(run.folder)[0].step == 12
+    assert checkpoint.leftovers(run.folder) == []
+
+
+@pytest.mark.parametrize(("saves", "kept"), [({1, 2, 3}, 0), ({6}, 10)])
+def test_three_in_a_row_or_the_last_one_end_the_run(tmp_path, make_run, machine, silent, monkeypatch, saves, kept):
+    run = make_run(tmp_path / "run", save_every=2, eval_every=100, lr=0.0, muon_lr=0.0)
+    full_disk(monkeypatch, saves)
+    with pytest.raises(UserError, match=f"newest checkpoint is that of step {kept}. Make room and go on") as error:
+        train(set_up(run, machine, silent))
+    assert error.value.exit_code == 74 and checkpoint.load(run.folder)[0].step == kept
+
+
+def test_too_little_room_is_told_before_step_0(tmp_path, make_run, machine, silent, monkeypatch):
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100_000}))
+    with pytest.raises(OSError, match=r"no room for the checkpoints of this run: it needs .* MB, and 0.1 MB are free"):
+        set_up(run, machine, silent)
+    assert not (run.folder / "checkpoints").exists()
+
+
+def test_a_snapshot_without_room_is_left_out(tmp_path, make_run, machine, silent, monkeypatch):
+    run = make_run(tmp_path / "run")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_snapshot", full)
+    assert train(set_up(run, machine, silent)) == 0
+    assert "snapshot of step 1 is left out: No space" in silent.heard.getvalue()
+
+
+# --- time and signals ------------------------------------------------------------------------------------------------
+
+
+def test_max_time_s_stops_saved_and_unfinished(tmp_path, make_run, machine, silent):
+    run = make_run(tmp_path / "run", max_time_s=1000.0)
+    session = set_up(run, machine, silent)
+    session.clock.session = lambda: 1000.0 * (session.progress.step >= 5)
+    assert train(session) == 0 and not session.finished
+    assert checkpoint.load(run.folder)[0].step == 5
+    session = set_up(run, machine, silent, resume=True)
+    assert train(session) == 0 and session.finished and session.progress.step == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP")
+def test_ignored_signals_stay_ignored():
+    """nohup: closing the terminal must not stop what was told to live on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.code == 0
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.code == 143
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# --- going on with something else ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def half(tmp_path, make_run, machine, silent):
+    """A run stopped at step 5."""
+    run = make_run(tmp_path / "run", max_time_s=1000.0)
+    session = set_up(run, machine, silent)
+    session.clock.session = lambda: 1000.0 * (session.progress.step >= 5)
+    train(session)
+    return run
+
+
+def edit(run, section, **fields):
+    path = run.folder / "config.json"
+    stored = json.loads(path.read_bytes())
+    stored[section].update(fields)
+    path.write_bytes(canonical(stored))
+    return open_run(run.folder)[0]
+
+
+def test_settings_changed_by_hand_are_said_and_kept(half, machine, silent):
+    run = edit(half, "train", lr=0.002, max_steps=8)
+    session = set_up(run, machine, silent, resume=True)
+    assert "Settings changed at step 5: lr was 0.003, is 0.002, max_steps was 12, is 8." in silent.heard.getvalue()
+    assert train(session) == 0 and session.progress.step == 8
+    assert any("Settings changed" in r["text"] for r in events(run))
+    again = set_up(run, machine, silent, resume=True)
+    assert again.progress.settings["lr"] == 0.002 and silent.heard.getvalue().count("Settings changed") == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "fields"),
+    [("train", {"seed": 7}), ("train", {"batch_size": 8, "micro_batch": 8}), ("model", {"dropout": 0.3}),
+     ("model", {"n_layers": 1}), ("train", {"muon_lr": 0.0})],
+)  # fmt: skip
+def test_another_model_or_order_of_samples_is_exit_66(half, machine, silent, section, fields):
+    run = edit(half, section, **fields)
+    with pytest.raises(UserError) as error:
+        set_up(run, machine, silent, resume=True)
+    assert error.value.exit_code == 66
+    name = next(iter(fields))
+    assert name in str(error.value) or "do not fit" in str(error.value) or "does not fit" in str(error.value)
+
+
+def test_other_surroundings_are_said(half, machine, silent, monkeypatch):
+    """The same versions, device, threads and ranks: bit-equal. Another: nearly."""
+    set_up(half, machine, silent, resume=True)
+    assert "Not bit-equal" not in silent.heard.getvalue()
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    set_up(half, machine, silent, resume=True)
+    assert "Not bit-equal from here on to a run that was never stopped: torch was" in silent.heard.getvalue()
+
+
+def test_what_must_be_done_again_is_said(half, machine, silent):
+    with (half.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 6}\n{"kind": "train", "step": 7}\n')
+    set_up(half, machine, silent, resume=True)
+    assert "Going on from step 5. 2 steps after it must be done again." in silent.heard.getvalue()
+
+
+def test_a_run_that_keeps_failing_is_not_rewound_for_ever(tmp_path, make_run, machine, silent, monkeypatch):
+    run = make_run(tmp_path / "run", on_nonfinite="rewind")
+    session = set_up(run, machine, silent)
+    monkeypatch.setattr("tinygpt.loss.TrainingLoss.forward", lambda loss, x, y: loss.model(x).sum() * math.nan)
+    with pytest.raises(UserError, match="after going back 5 times training stopped") as error:
+        train(session)
+    assert error.value.exit_code == 70 and session.progress.rate == 1 / 32
