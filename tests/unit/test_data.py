@@ -371,6 +371,6 @@ def test_a_pipe_or_a_link_is_no_token_file(tmp_path, tokenizer):
     write_tokens(tmp_path / "t", np.arange(9, dtype=np.int32), tokenizer)
     (tmp_path / "link").symlink_to(tmp_path / "t")
     for name in ("pipe", "link"):
-        with pytest.raises(UserError, match="not a regular file|a link") as error:
+        with pytest.raises(UserError, match=r"not a regular file|a link") as error:
             read_tokens(tmp_path / name, tokenizer)
         assert error.value.exit_code == 65
