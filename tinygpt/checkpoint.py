@@ -359,6 +359,13 @@ def read_pointer(folder: Path, name: str) -> str | None:
     return path.read_text(errors="replace").strip() if path.is_file() else None
 
 
+def lost_pointers(run: Path) -> dict[str, str]:
+    """Pointer -> the checkpoint that it names and that is not there: somebody, or something, has removed it."""
+    folder = run / "checkpoints"
+    named = {name: read_pointer(folder, name) for name in ("LATEST", "BEST")}
+    return {name: found for name, found in named.items() if found and not (folder / found).is_dir()}
+
+
 def leftovers(run: Path) -> list[Path]:
     """What an interrupted save, deletion or preparation left behind."""
     places = (run, run / "checkpoints", run / "snapshots", run / "data")

@@ -57,6 +57,7 @@ app.add_typer(inspector, name="inspect")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/ or a path; RUN@last or RUN@STEP picks a checkpoint.")]  # fmt: skip
 MAX_SEED = 2**31 - 1
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -65,11 +66,13 @@ def main() -> None:
     try:
         run_app()
     except SystemExit as leaving:
-        if getattr(sys.modules.get("tinygpt.distributed"), "met_others", False):
-            sys.stdout.flush()
-            os._exit(
-                int(leaving.code or 0)
-            )  # torch's threads for talking to other ranks can crash or hang Python's end
+        # Whoever stops it does not wait until Python has tidied up, and torch's threads for talking to other ranks can
+        # crash or hang that.
+        met_others = getattr(sys.modules.get("tinygpt.distributed"), "met_others", False)
+        if met_others or leaving.code in (INTERRUPTED, TERMINATED):
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(int(leaving.code or 0))
         raise
 
 
@@ -207,18 +210,32 @@ def claim(run: str | None, resume: bool, texts: list[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def leaving_tidily() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does: what is half-made is removed. Ignored ones stay ignored."""
+    """SIGTERM and SIGHUP end the command as Ctrl-C does by itself: what is half-made is removed. Ignored ones stay so."""
 
     def leave(*_: object) -> None:
         fail("terminated; nothing was lost that had been saved.", TERMINATED)
 
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, leave) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    before = {number: signal.signal(number, leave) for number in STOPPING if signal.getsignal(number) == signal.SIG_DFL}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_waiting() -> Iterator[None]:
+    """What tells the command to stop is heard at the end: in the midst of loading numpy and torch it would get lost."""
+    came: list[int] = []
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 WordsArgument = Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...] [field=value ...]", help="Text files, folders or - (standard input); settings by name.")]  # fmt: skip
@@ -278,13 +295,14 @@ def train_command(
     with contextlib.ExitStack() as stack:
         stack.enter_context(leaving_tidily())
         claimed = stack.enter_context(claim(run, resume, texts)) if by_itself else None  # at once: torch takes seconds
-        from tinygpt.display import Lasting, make_display
-        from tinygpt.distributed import Machine, choose_machine, join
-        from tinygpt.prepare import prepare
-        from tinygpt.records import METRICS, read
-        from tinygpt.report import closing_report
-        from tinygpt.runs import open_run
-        from tinygpt.train import set_up, train
+        with signals_waiting():
+            from tinygpt.display import Lasting, make_display
+            from tinygpt.distributed import Machine, choose_machine, join
+            from tinygpt.prepare import prepare
+            from tinygpt.records import METRICS, read
+            from tinygpt.report import closing_report
+            from tinygpt.runs import open_run
+            from tinygpt.train import set_up, train
 
         ranks = stack.enter_context(join())
         shown = sys.stdout if ranks.first else stack.enter_context(Path(os.devnull).open("w"))

@@ -25,6 +25,7 @@ RUNS = Path("runs")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no name for a file on Windows
 LOCK, OWNER = ".lock", ".owner.json"
+OWNER_S = 0.5  # that a message waits for the name of who has just taken the lock
 WRITTEN_FIRST = ("corpus.json", "tokenizer.json", "data")  # then config.json, and from there on it is a run
 
 
@@ -137,12 +138,34 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def owner(folder: Path) -> str:
-    """' (process 123 on host since ...)', or '' if that is not known."""
+    """' (process 123 on host since ...)', or '' if that is not known.
+
+    Whoever took the lock this moment writes it a moment later; until then it is missing, or names one that was killed.
+    """
+    until = time.monotonic() + OWNER_S
+    while True:
+        try:
+            about = read_json(folder / OWNER)
+            pid, host = int(about["pid"]), about["host"]
+            if host != platform.node() or lives(pid):
+                return f" (process {pid} on {host} since {about['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        if time.monotonic() > until:
+            return ""
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of this computer has this number; on Windows nobody can be asked without harm: True."""
     try:
-        about = read_json(folder / OWNER)
-        return f" (process {int(about['pid'])} on {about['host']} since {about['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        if os.name != "nt":
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; not a number that a process can have
+        pass
+    return True
 
 
 def is_locked(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
 from tinygpt.display import Display
 from tinygpt.distributed import Machine, Signals, keep_freed_memory, keeping_back, use_threads
-from tinygpt.errors import UserError
+from tinygpt.errors import NO_CHECKPOINT, UserError
 from tinygpt.evaluate import score
 from tinygpt.guards import note_spike, refuse_step, save, save_snapshot, within_memory
 from tinygpt.inference import generate
@@ -57,6 +57,9 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
         if starts_from_pairs(run.config.model, config.start):
             start_from_pairs(model, run.train_ids)
         if resume:
+            if steps := steps_recorded(run):
+                there = f"{run.folder} has records of {steps:,} steps, but no checkpoint"
+                raise UserError(f"{there}; restore its checkpoints folder, or start a new run.", NO_CHECKPOINT)
             log.cut({})  # what was recorded before the first checkpoint comes again
             display.say("No checkpoint yet: starting at step 0.")
         need = checkpoint.room_for_run(model.parameter_count(), SNAPSHOTS + 1)
@@ -68,13 +71,13 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
 def go_on(s: Session) -> None:
     """Go on from the newest valid checkpoint, and say from which, what is lost, and what has changed since."""
     loaded, rejected = checkpoint.load(s.run.folder, "last", s.run.digests)
-    recorded = [r["step"] for r in read(s.run.folder / METRICS) if r.get("kind") == "train"]
+    again = max(0, steps_recorded(s.run) - loaded.step)
     restore(s, loaded)
     p = s.progress
     settings, others = changes_since(s)
-    again = max(0, recorded[-1] - p.step) if recorded else 0
     lost = f" {again:,} step{'s' * (again != 1)} after it must be done again." if again else ""
-    for sentence in [*rejected, *s.log.cut(p.logs), f"Going on from step {p.step:,}.{lost}"]:
+    gone = [f"{name} names {found}, which is gone." for name, found in checkpoint.lost_pointers(s.run.folder).items()]
+    for sentence in [*rejected, *gone, *s.log.cut(p.logs), f"Going on from step {p.step:,}.{lost}"]:
         s.display.say(sentence)
     if settings:
         s.event(f"Settings changed at step {p.step:,}: {settings}.")
@@ -83,6 +86,11 @@ def go_on(s: Session) -> None:
     if p.rewinds:
         s.log.also = {"rewind": p.rewinds}
     s.clock = Clock(p.time_s, p.step)
+
+
+def steps_recorded(run: Run) -> int:
+    """The last step in metrics.jsonl, 0 if there is none."""
+    return max((r["step"] for r in read(run.folder / METRICS) if r.get("kind") == "train"), default=0)
 
 
 def train(s: Session) -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import signal
 import sys
 
@@ -217,6 +218,22 @@ def test_what_must_be_done_again_is_said(half, machine, silent):
         file.write('{"kind": "train", "step": 6}\n{"kind": "train", "step": 7}\n')
     set_up(half, machine, silent, resume=True)
     assert "Going on from step 5. 2 steps after it must be done again." in silent.heard.getvalue()
+
+
+def test_a_checkpoint_that_somebody_removed_is_said(half, machine, silent):
+    shutil.rmtree(half.folder / "checkpoints" / "step-00000005")
+    set_up(half, machine, silent, resume=True)
+    said = silent.heard.getvalue()
+    assert "LATEST names step-00000005, which is gone." in said and "BEST" not in said
+    assert "Going on from step 4. 1 step after it must be done again." in said
+
+
+def test_a_run_without_any_of_its_checkpoints_does_not_start_at_0_in_silence(half, machine, silent):
+    before = (half.folder / "metrics.jsonl").read_bytes()
+    shutil.rmtree(half.folder / "checkpoints")
+    with pytest.raises(UserError, match=r"has records of 5 steps, but no checkpoint; restore") as error:
+        set_up(half, machine, silent, resume=True)
+    assert error.value.exit_code == 72 and (half.folder / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_run_that_keeps_failing_is_not_rewound_for_ever(tmp_path, make_run, machine, silent, monkeypatch):
