@@ -1,6 +1,7 @@
 """What the tests share: one thread, texts made here, and one small run made by the package itself."""
 
 import io
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,12 @@ SCHEDULE = {
     "sample_every": 6, "log_every": 1, "threads": 1, "device": "cpu", "precision": "fp32",
     "start": "random",
 }  # fmt: skip
+
+
+# In the background of a shell, or under nohup, these are ignored, and so they would be in every process started here.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL), ("SIGTERM", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture(autouse=True)

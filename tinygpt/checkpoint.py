@@ -155,8 +155,10 @@ def save(
     manifest["sha256"] = sha256(canonical(manifest))
     files["MANIFEST.json"] = canonical(manifest)  # last
     make_folder(folder)
+    if target.exists() and is_same(target, manifest):  # saved by the session that stopped here
+        return prune(folder)
     check_room(folder, sum(map(len, files.values())), f"the checkpoint of step {step:,}")
-    former: Path | None = None  # of this very step, from a session that stopped here
+    former: Path | None = None  # of this very step, but other
     try:
         make_folder(temporary)
         for name, data in files.items():
@@ -172,11 +174,24 @@ def save(
             rename(former, target)
         raise
     if former:
-        remove(former)
-    write_atomic(folder / "LATEST", f"{target.name}\n".encode())
-    if progress.best_step in (step, None):
-        write_atomic(folder / "BEST", f"{target.name}\n".encode())
+        remove_if_possible(former)
+    with contextlib.suppress(OSError):  # hints: the checkpoint is there without them
+        write_atomic(folder / "LATEST", f"{target.name}\n".encode())
+        if progress.best_step in (step, None):
+            write_atomic(folder / "BEST", f"{target.name}\n".encode())
     return prune(folder)
+
+
+def is_same(path: Path, manifest: dict[str, Any]) -> bool:
+    """Whether a valid checkpoint with these very weights, figures and digests is there; its state leads on alike."""
+    try:
+        there, _ = verify(path)
+    except (OSError, ValueError):
+        return False
+    tensors = ("model.safetensors", "optim.safetensors")
+    return all(there[key] == manifest[key] for key in ("best_bpb", "digests")) and all(
+        there["files"][name] == manifest["files"][name] for name in tensors
+    )
 
 
 def save_snapshot(run: Path, step: int, model: TinyGPT) -> None:
@@ -195,18 +210,20 @@ def room_for_run(parameters: int, snapshots: int) -> int:
 
 
 def prune(folder: Path) -> list[str]:
-    """Keep the newest KEEP checkpoints that are valid and the best one; a sentence for each that is damaged.
+    """Keep the newest KEEP checkpoints that are valid and the best one; a sentence for each that is seen to be damaged.
 
     Each is read and verified before an older one goes: what the disk has spoilt does not count as kept.
     """
+    said = []
 
     @functools.cache
-    def damage(path: Path) -> str:
+    def damage(path: Path) -> bool:
         try:
             verify(path)
+            return False
         except (OSError, ValueError) as error:
-            return f"{path.name} is damaged and does not count: {error}."
-        return ""
+            said.append(f"{path.name} is damaged and does not count: {error}.")
+            return True
 
     paths = step_folders(folder)
     kept = list(itertools.islice((path for path in paths if not damage(path)), KEEP))
@@ -214,8 +231,11 @@ def prune(folder: Path) -> list[str]:
     best = next((path for path in in_order(folder, "best") if not damage(path)), None) if older else None
     for path in older:
         if path != best:
-            remove(set_aside(path))
-    return [damage(path) for path in paths if path not in older and damage(path)]
+            try:
+                remove(set_aside(path))
+            except OSError as error:  # Windows: somebody reads it
+                said.append(f"{path.name} is no longer needed, but cannot be removed: {error.strerror}.")
+    return said
 
 
 def set_aside(path: Path) -> Path:
@@ -373,11 +393,19 @@ def leftovers(run: Path) -> list[Path]:
 
 
 def sweep(run: Path) -> list[Path]:
-    """Remove the leftovers, and return them; only for the process that holds the run."""
-    found = leftovers(run)
-    for path in found:
-        remove_if_possible(path)
-    return found
+    """Remove the leftovers, and return them; only for the process that holds the run.
+
+    A checkpoint that was whole and set aside, when its successor of the same step did not come, gets its name back.
+    """
+    removed = []
+    for path in leftovers(run):
+        name = re.match(rf"{re.escape(DOOMED)}(step-\d+)-", path.name)
+        if name and (path / "MANIFEST.json").exists() and not path.with_name(name[1]).exists():
+            rename(path, path.with_name(name[1]))
+        else:
+            remove_if_possible(path)
+            removed.append(path)
+    return removed
 
 
 # --- tensors by name -------------------------------------------------------------------------------------------------

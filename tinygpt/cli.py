@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -39,12 +39,22 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                sys.stdout.flush()  # here, not when Python ends: there it would complain
+                flush()
         except KeyboardInterrupt:
             fail("interrupted; nothing was lost that had been saved.", INTERRUPTED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
             raise SystemExit(0) from None
+
+
+def flush() -> None:
+    """Write out what was printed, here and not when Python ends, where it would complain; a closed terminal is none."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -57,7 +67,7 @@ app.add_typer(inspector, name="inspect")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/ or a path; RUN@last or RUN@STEP picks a checkpoint.")]  # fmt: skip
 MAX_SEED = 2**31 - 1
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -118,7 +128,8 @@ def fail(sentence: str, exit_code: int, by_all: bool = False) -> None:
     from tinygpt.display import safe_text
 
     if not by_all or os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK") == "0":
-        print(f"tinygpt: {safe_text(sentence)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal was closed
+            print(f"tinygpt: {safe_text(sentence)}", file=sys.stderr)
     raise SystemExit(exit_code)
 
 
@@ -203,7 +214,10 @@ def claim(run: str | None, resume: bool, texts: list[str]) -> Iterator[Path]:
                 if run is None and error.exit_code == LOCKED:  # somebody began a run of this name just now
                     continue
                 raise
-            refuse_existing(folder)  # somebody may have begun and ended one just before
+            if run is None and (folder / "config.json").exists():  # begun and ended just before
+                stack.close()
+                continue
+            refuse_existing(folder)
             yield folder
             return
 
@@ -213,7 +227,7 @@ def leaving_tidily() -> Iterator[None]:
     """SIGTERM and SIGHUP end the command as Ctrl-C does by itself: what is half-made is removed. Ignored ones stay so."""
 
     def leave(*_: object) -> None:
-        fail("terminated; nothing was lost that had been saved.", TERMINATED)
+        fail("terminated; nothing was lost that had been saved.", TERMINATED, by_all=True)
 
     before = {number: signal.signal(number, leave) for number in STOPPING if signal.getsignal(number) == signal.SIG_DFL}
     try:
@@ -296,7 +310,7 @@ def train_command(
         stack.enter_context(leaving_tidily())
         claimed = stack.enter_context(claim(run, resume, texts)) if by_itself else None  # at once: torch takes seconds
         with signals_waiting():
-            from tinygpt.display import Lasting, make_display
+            from tinygpt.display import make_display
             from tinygpt.distributed import Machine, choose_machine, join
             from tinygpt.prepare import prepare
             from tinygpt.records import METRICS, read
@@ -306,7 +320,7 @@ def train_command(
 
         ranks = stack.enter_context(join())
         shown = sys.stdout if ranks.first else stack.enter_context(Path(os.devnull).open("w"))
-        display = make_display(cast(IO[str], Lasting(shown)), quiet=quiet or not ranks.first)
+        display = make_display(shown, quiet=quiet or not ranks.first)
         if not ranks.first:
             told = ranks.tell()  # when the run is there
             folder, machine = Path(told["folder"]), Machine(ranks.device(told["device"]), told["bf16"], "", ranks)

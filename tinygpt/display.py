@@ -9,7 +9,6 @@ make_display                     picks one of the three
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -17,7 +16,7 @@ import sys
 import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, median
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -478,35 +477,6 @@ def _flow(parts: Sequence[Text], inner: int) -> list[Text]:
         else:
             lines.append(part.copy())
     return lines
-
-
-class Lasting:
-    """A stream that can be written to when nobody reads it any more: the terminal was closed, or `| head` has enough.
-
-    What comes after that is lost, and the program goes on.
-    """
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._going_on():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._going_on():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _going_on(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def make_display(

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -234,8 +235,9 @@ class Signals:
     def __init__(self) -> None:
         self.code = 0
         self.codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
-        if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has no such signal
-            self.codes[signal.SIGHUP] = TERMINATED
+        for name in ("SIGHUP", "SIGBREAK"):  # the terminal was closed; Ctrl-Break on Windows
+            if hasattr(signal, name):
+                self.codes[getattr(signal, name)] = TERMINATED
 
     def __enter__(self) -> Signals:
         heard = [
@@ -252,6 +254,9 @@ class Signals:
         if self.code and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.code = self.codes[signal.Signals(number)]
+        with contextlib.suppress(OSError, AttributeError, ValueError):  # whoever sees nothing presses again
+            if number == signal.SIGINT and sys.stderr.isatty():
+                print("\nStopping: the run is saved first. Ctrl-C again leaves at once.", file=sys.stderr)
 
 
 # --- the machine of one rank -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tinygpt.config import TrainConfig
 from tinygpt.distributed import available_devices, choose_machine
 from tinygpt.errors import UserError
 from tinygpt.folders import is_locked, lock, owner
-from tinygpt.runs import open_run
+from tinygpt.runs import open_run, steps_recorded
 
 OPTIONAL = {"pyarrow": "reading .parquet"}
 
@@ -55,13 +55,19 @@ def examine_run(folder: Path) -> dict[str, Any]:
             checkpoint.read(path)
             size = sum(file.stat().st_size for file in path.iterdir())
             result["checkpoints"].append({"name": path.name, "bytes": size, "valid": True})
-        except ValueError as error:
+        except (OSError, ValueError) as error:
+            if not path.exists():  # pruned by the process that trains
+                continue
             reason = str(error)
             result["checkpoints"].append({"name": path.name, "valid": False, "reason": reason})
             result["problems"].append(f"{path.name}: {reason}")
     exit_code = 0
+    begun = paths or steps_recorded(run) or checkpoint.lost_pointers(folder)
     for purpose, which in (("resume", "last"), ("read", "best")):
         try:
+            if not begun:
+                result[purpose] = checkpoint.folder_name(0) if purpose == "resume" else None
+                continue
             result[purpose] = checkpoint.load(folder, which, run.digests)[0].name
         except UserError as error:
             result[purpose], exit_code = None, error.exit_code

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -19,12 +20,13 @@ from pathlib import Path
 import filelock
 
 from tinygpt.errors import IO_ERROR, LOCKED, PICKLE_SUFFIXES, UNSAFE, UserError, did_you_mean
-from tinygpt.storage import TEMPORARY, canonical, make_folder, read_json, remove_if_possible, write_atomic
+from tinygpt.storage import TEMPORARY, canonical, make_folder, read_json, remove, remove_if_possible, write_atomic
 
 RUNS = Path("runs")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no name for a file on Windows
 LOCK, OWNER = ".lock", ".owner.json"
+ASKING_S = 0.1  # for the lock: doctor holds it for an instant
 OWNER_S = 0.5  # that a message waits for the name of who has just taken the lock
 WRITTEN_FIRST = ("corpus.json", "tokenizer.json", "data")  # then config.json, and from there on it is a run
 
@@ -37,6 +39,8 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         rule = "must be 1-64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
         raise UserError(f"run name {name!r} {rule}.")
+    if name.endswith("."):
+        raise UserError(f"run name {name!r} ends with a dot, which Windows would drop; choose another.")
     if DEVICE_NAME.fullmatch(name):
         raise UserError(f"run name {name!r} is the name of a device on Windows; choose another.")
     return name
@@ -44,7 +48,7 @@ def check_name(name: str) -> str:
 
 def names_like(wanted: str) -> Iterator[str]:
     """`wanted` made a valid name, then with -2, -3, ... behind it."""
-    base = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:50] or "run"
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:50].strip("-._") or "run"
     base = f"run-{base}" if DEVICE_NAME.fullmatch(base) else base
     yield base
     yield from (f"{base}-{i}" for i in range(2, 10_000))
@@ -82,11 +86,13 @@ def resolve(reference: str) -> tuple[Path, str]:
         name, which = reference, "best"
     if which not in ("best", "last") and not which.isdecimal():
         raise UserError(f"{reference!r}: behind @ stands best, last or a step, not {which!r}.")
-    if Path(name).suffix.lower() in PICKLE_SUFFIXES:
-        raise UserError(f"{name} may be a pickle, which can run code when opened; tinygpt reads run folders.", UNSAFE)
     for folder in (RUNS / name, Path(name)):
         if name and (folder / "config.json").is_file():
             return folder, which
+    if Path(name).suffix.lower() in PICKLE_SUFFIXES:
+        raise UserError(f"{name} may be a pickle, which can run code when opened; tinygpt reads run folders.", UNSAFE)
+    if name and is_locked(RUNS / name):
+        raise UserError(f"{RUNS / name} is still being prepared{owner(RUNS / name)}; wait for it.", LOCKED)
     known = sorted(p.parent.name for p in RUNS.glob("[!.]*/config.json"))
     there = f"runs here: {', '.join(known)}" if known else "there are no runs here yet: start one with tinygpt train"
     raise UserError(f"there is no run {name!r}{did_you_mean(name, known)}; {there}.")
@@ -112,24 +118,28 @@ def lock(folder: Path) -> Iterator[None]:
     """
     first = not folder.parent.exists()
     make_folder(folder)
-    held = filelock.FileLock(folder / LOCK, timeout=0)
+    held = filelock.FileLock(folder / LOCK, timeout=ASKING_S)
     if hasattr(held, "fallback_to_soft"):  # later versions would make do with a file
-        held = filelock.FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)
+        held = filelock.FileLock(folder / LOCK, timeout=ASKING_S, fallback_to_soft=False)
     try:
         held.acquire()
     except filelock.Timeout:
         raise UserError(f"{folder} is being trained by another process{owner(folder)}; wait for it or stop it.",
                         LOCKED) from None  # fmt: skip
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
         raise UserError(f"the file system of {folder} has no locks; keep runs/ on a local disk.", IO_ERROR) from None
     try:
         about = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_atomic(folder / OWNER, canonical(about))
+        with contextlib.suppress(OSError):  # a full disk: it is for messages alone
+            write_atomic(folder / OWNER, canonical(about))
         yield
     finally:
         remove_if_possible(folder / OWNER)
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            remove_if_possible(folder / LOCK)  # while it is held: nobody can have taken it
+        with contextlib.suppress(OSError):
+            if [path.name for path in folder.iterdir()] == [LOCK]:
+                remove(folder / LOCK)  # while it is held: nobody can have taken it
         held.release()
         with contextlib.suppress(OSError):
             folder.rmdir()  # if it is empty
@@ -169,7 +179,7 @@ def lives(pid: int) -> bool:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works on the run at this moment; nothing is written."""
+    """Whether a process works on the run at this moment: tried by taking its lock for an instant."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -177,3 +187,5 @@ def is_locked(folder: Path) -> bool:
             return False
     except filelock.Timeout:
         return True
+    except PermissionError:  # somebody else's run: nobody here can tell
+        return False

@@ -9,6 +9,7 @@ within_memory  half the micro-batch, when the memory does not suffice; the batch
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -17,11 +18,13 @@ import torch
 
 from tinygpt import checkpoint
 from tinygpt.errors import IO_ERROR, NON_FINITE, OUT_OF_MEMORY, UserError, exit_code_of
-from tinygpt.session import Session, restore
+from tinygpt.records import SAMPLES
+from tinygpt.session import Session, newest, restore
 from tinygpt.storage import canonical, write_atomic
 
 REFUSED_IN_A_ROW = 3  # steps whose loss or gradient is not finite before skipping them is given up
 FAILED_SAVES = 3  # in a row
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 MOST_REWINDS = 5
 MOST_HALVINGS = 5  # of the micro-batch, in one step
 # Standard deviations above the usual that are a spike; without one 2.7 and 13.3 were reached.
@@ -34,11 +37,20 @@ Result = TypeVar("Result")
 
 
 def save(s: Session, last: bool) -> None:
-    """A checkpoint of this step; it is the best one if the validation just made was.
+    """A checkpoint of this step, written by the first rank; it is the best one if the validation just made was.
 
     What the disk refuses is said and tried again at the next interval. Raises UserError (exit 74) when three in a row
     fail, or the `last` one.
     """
+    p, ranks = s.progress, s.machine.ranks
+    if ranks.tell(write_checkpoint(s, last) if ranks.first else None):
+        s.best_saved = p.best_bpb, p.best_step
+    else:  # a best that is not on the disk must not keep a later one from being it
+        p.best_bpb, p.best_step = s.best_saved
+
+
+def write_checkpoint(s: Session, last: bool) -> bool:
+    """Whether it was written; see `save`."""
     p = s.progress
     try:
         s.log.sync()
@@ -51,14 +63,16 @@ def save(s: Session, last: bool) -> None:
         if last or s.failed_saves >= FAILED_SAVES:
             kept = [checkpoint.step_of(path) for path in checkpoint.step_folders(s.run.folder / "checkpoints")]
             there = f"the newest checkpoint is that of step {kept[0]:,}" if kept else "there is no checkpoint yet"
+            first = "Make room and go on" if error.errno in NO_ROOM else "When that is mended, go on"
             raise UserError(
-                f"{text}; {there}. Make room and go on: tinygpt train --resume --run {s.run.folder.name}", IO_ERROR
+                f"{text}; {there}. {first}: tinygpt train --resume --run {s.run.folder.name}", IO_ERROR
             ) from None
         s.event(f"{text}; training goes on, and the next save is tried as usual.")
-        return
+        return False
     for sentence in damaged:
-        s.display.say(sentence)
+        s.say_once(sentence)
     s.clock.lap(p.step)
+    return True
 
 
 def save_snapshot(s: Session) -> None:
@@ -82,18 +96,25 @@ def refuse_step(s: Session, loss: float, grad_norm: float) -> bool:
     p.refused += 1
     norms = {name: q.grad.norm().item() for name, q in s.model.named_parameters() if q.grad is not None}
     sick = [name for name, norm in norms.items() if not math.isfinite(norm)]
-    where = f", first in {sick[0]}" if sick else ""
+    # On the way back the last layer comes first, and poisons those before it; if all are sick, the loss was.
+    where = f", first in {sick[-1]}" if 0 < len(sick) < len(norms) else ""
     text = f"step {p.step:,} refused: loss {loss:g}, gradient norm {grad_norm:g}{where}"
-    s.event(text, loss=loss, grad_norm=grad_norm)
+    s.event(f"{text}; if that goes on, lower rates help.", loss=loss, grad_norm=grad_norm)
     s.machine.ranks.alone(write_report, s, loss, grad_norm, norms)
     if config.on_nonfinite != "stop" and p.refused < REFUSED_IN_A_ROW:
         return False
     many = f"; {p.refused} in a row" if p.refused > 1 else ""
     if config.on_nonfinite == "rewind":
+        if p.rewinds >= MOST_REWINDS:
+            raise UserError(
+                f"{text}{many}; after going back {MOST_REWINDS} times training stopped. The text or the model has "
+                "another problem than the rate: look at the samples and layers in nonfinite.json.",
+                NON_FINITE,
+            )
         rewind(s, text + many, [p.batch_of(p.step - i) for i in range(p.refused)])
         return True
     p.refused = 0
-    s.machine.ranks.alone(save, s, True)
+    save(s, last=True)
     raise UserError(
         f"{text}{many}, so training stopped; the weights saved are the last good ones. Try lower rates in a new run: "
         f"lr={config.lr / 10:g} muon_lr={config.muon_lr / 10:g}, or on_nonfinite=rewind.",
@@ -133,7 +154,7 @@ def note_spike(s: Session, loss: float, grad_norm: float) -> bool:
         return False
     p.usual["silent until"] = p.step + MEMORY
     text = f"step {p.step:,}: {' and '.join(far)} far above the usual (loss {loss:.3f}, gradient norm {grad_norm:.3g})"
-    if s.run.config.train.on_spike == "rewind":
+    if s.run.config.train.on_spike == "rewind" and p.rewinds < MOST_REWINDS:
         rewind(s, text, [p.batch])
         return True
     s.event(f"{text}; if the loss does not come back, a lower learning rate helps, or on_spike=rewind.")
@@ -161,20 +182,13 @@ def far_above(usual: dict[str, float], figures: dict[str, float]) -> list[str]:
 
 
 def rewind(s: Session, why: str, batches: Sequence[int]) -> None:
-    """Back to the last valid checkpoint, with half the learning rate, and never again these batches.
-
-    Raises UserError (exit 70) if that has been done MOST_REWINDS times.
-    """
+    """Back to the last valid checkpoint, with half the learning rate, and never again these batches."""
     before = s.progress
-    if before.rewinds >= MOST_REWINDS:
-        raise UserError(
-            f"{why}; after going back {MOST_REWINDS} times training stopped. The text or the model has another "
-            "problem than the rate: look at the sample numbers in nonfinite.json and at the records.",
-            NON_FINITE,
-        )
-    loaded, rejected = checkpoint.load(s.run.folder, "last", s.run.digests)
+    loaded, rejected = newest(s)
     restore(s, loaded)
     p = s.progress
+    s.log.cut({SAMPLES: p.logs[SAMPLES]}, [SAMPLES])  # the records of those steps stay: they tell why
+    p.settings, p.made_with = before.settings, before.made_with
     p.rewinds, p.rate, p.micro_batch = before.rewinds + 1, before.rate / 2, before.micro_batch
     p.skipped = sorted({*before.skipped, *(batch for batch in batches if batch >= p.batch)})
     p.refused = 0
@@ -198,7 +212,8 @@ def within_memory(s: Session, gather: Callable[[Session], Result]) -> Result:
     Raises UserError (exit 71) when halving does not help, and with several ranks, which must all do the same.
     """
     config, ranks = s.run.config.train, s.machine.ranks
-    for halvings in range(MOST_HALVINGS + 1):
+    halvings = 0
+    while True:
         try:
             return gather(s)
         except (RuntimeError, MemoryError) as error:
@@ -209,13 +224,13 @@ def within_memory(s: Session, gather: Callable[[Session], Result]) -> Result:
         smaller = max((m for m in range(1, now // 2 + 1) if share % m == 0), default=0)
         if not smaller or halvings == MOST_HALVINGS or ranks.size > 1:
             raise UserError(
-                f"step {p.step:,} does not fit into memory with {now} sequences at a time; use micro_batch="
-                f"{smaller or 1}, or a smaller n_embd, n_layers or block_size.",
+                f"step {p.step:,} does not fit into memory with {now} sequences at a time; set micro_batch to "
+                f"{smaller or 1} in config.json and go on with --resume, or start a smaller model.",
                 OUT_OF_MEMORY,
             )
+        halvings += 1
         p.micro_batch = smaller
         s.optimizer.zero_grad(set_to_none=True)
         if s.machine.device.type == "cuda":
             torch.cuda.empty_cache()
         s.event(f"Out of memory at step {p.step:,}: {smaller} sequences at a time instead of {now}, the same batch.")
-    raise AssertionError("not reached")

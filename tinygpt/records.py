@@ -94,14 +94,14 @@ class Log:
         paths = {name: self.folder / name for name in (METRICS, SAMPLES)}
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
-    def cut(self, sizes: Mapping[str, int]) -> list[str]:
-        """Cut both logs back to the `sizes` of a checkpoint; returns a sentence for each log that is shorter than that.
+    def cut(self, sizes: Mapping[str, int], names: Sequence[str] = (METRICS, SAMPLES)) -> list[str]:
+        """Cut logs back to the `sizes` of a checkpoint; returns a sentence for each log that is shorter than that.
 
         What is left ends with a whole line in any case. A file is never made longer (truncation would pad with zeros).
         """
         missing = []
-        for name, present in self.sizes().items():
-            wanted = sizes.get(name, 0)
+        for name in names:
+            present, wanted = self.sizes()[name], sizes.get(name, 0)
             kept = min(present, wanted)
             if present:
                 kept = read_regular(self.folder / name)[:kept].rfind(b"\n") + 1
@@ -124,7 +124,7 @@ class NoLog(Log):
     def _append(self, name: str, line: bytes) -> None:
         pass
 
-    def cut(self, sizes: Mapping[str, int]) -> list[str]:
+    def cut(self, sizes: Mapping[str, int], names: Sequence[str] = (METRICS, SAMPLES)) -> list[str]:
         return []
 
     def sync(self) -> None:

@@ -26,6 +26,7 @@ from tinygpt.data import Ids, digest, read_tokens, write_tokens
 from tinygpt.errors import BAD_CONFIG, UserError
 from tinygpt.folders import WRITTEN_FIRST, refuse_existing, resolve
 from tinygpt.model import TinyGPT
+from tinygpt.records import METRICS, read
 from tinygpt.storage import canonical, read_json, remove_if_possible, write_atomic
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
@@ -127,3 +128,8 @@ def documents(run: Run, part: str = "train") -> list[str]:
     ids = {"train": run.train_ids, "val": run.val_ids}[part]
     begins, ends = np.flatnonzero(ids == BOS), np.flatnonzero(ids == EOS)
     return [run.tokenizer.decode(ids[a + 1 : b].tolist()) for a, b in zip(begins, ends, strict=True)]
+
+
+def steps_recorded(run: Run) -> int:
+    """The last step in metrics.jsonl, 0 if there is none; UserError (exit 65) if a line of it is damaged."""
+    return max((r.get("step", 0) for r in read(run.folder / METRICS) if r.get("kind") != "event"), default=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,7 +40,15 @@ class Session:
     display: Display
     clock: Clock
     failed_saves: int = 0  # in a row
+    best_saved: tuple[float | None, int | None] = (None, None)  # best_bpb and best_step of the last checkpoint
+    told: set[str] = field(default_factory=set)  # what need not be said again
     finished: bool = False  # the run has had all its steps, or has stopped early
+
+    def say_once(self, text: str) -> None:
+        """Say it, unless it has been said."""
+        if text not in self.told:
+            self.told.add(text)
+            self.display.say(text)
 
     def event(self, text: str, **fields: Any) -> None:
         """Say it and keep it in metrics.jsonl."""
@@ -48,11 +56,21 @@ class Session:
         self.display.say(text)
 
 
+def newest(s: Session) -> tuple[Checkpoint, list[str]]:
+    """The newest valid checkpoint, the same at all ranks, and what was rejected on the way."""
+    loaded, rejected = checkpoint.load(s.run.folder, "last", s.run.digests)
+    step = s.machine.ranks.tell(loaded.step)
+    if step != loaded.step:  # a disk that this rank alone cannot read well
+        loaded, _ = checkpoint.load(s.run.folder, str(step), s.run.digests)
+    return loaded, rejected
+
+
 def restore(s: Session, loaded: Checkpoint) -> None:
     """Weights, optimizer and progress as they were at a checkpoint."""
     checkpoint.load_model(s.model, loaded.model)
     checkpoint.load_optimizer(s.model, s.optimizer, loaded.optim)
     s.progress = loaded.progress
+    s.best_saved = loaded.progress.best_bpb, loaded.progress.best_step
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -84,6 +102,8 @@ def changes_since(s: Session) -> tuple[str, str]:
             f"config.json does not belong to the checkpoint of step {p.step:,}: {text}; restore the original file.",
             MISMATCH,
         )
+    if "micro_batch" in changed:  # wins over what was found when the memory did not suffice
+        p.micro_batch = 0
     here = surroundings(s.machine)
     others = [f"{name} was {p.made_with.get(name)}, is {value}" for name, value in here.items()
               if p.made_with.get(name) != value]  # fmt: skip

@@ -26,9 +26,9 @@ from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.optim import make_optimizer, schedule, set_rate
 from tinygpt.plan import SAMPLE_TOKENS
-from tinygpt.records import METRICS, Log, NoLog, read
-from tinygpt.runs import Run
-from tinygpt.session import Clock, Session, changes_since, check_device, restore, settings_of, surroundings
+from tinygpt.records import METRICS, Log, NoLog
+from tinygpt.runs import Run, steps_recorded
+from tinygpt.session import Clock, Session, changes_since, check_device, newest, restore, settings_of, surroundings
 from tinygpt.start import start_from_pairs, starts_from_pairs
 from tinygpt.storage import check_room
 
@@ -42,6 +42,7 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     config, ranks = run.config.train, machine.ranks
     use_threads(config.threads, machine, resume)
     keep_freed_memory()
+    ranks.alone(checkpoint.sweep, run.folder)
     torch.manual_seed(config.seed)
     model = TinyGPT(run.config.model)
     windows = Windows(run.train_ids, run.config.model.block_size, config.seed)
@@ -51,14 +52,14 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     progress = Progress(settings=settings_of(run.config), made_with=surroundings(machine))
     log = (Log if ranks.first else NoLog)(run.folder, display.say)
     s = Session(run, machine, model, model, optimizer, progress, windows, log, display, Clock(0.0, 0))
-    if resume and checkpoint.step_folders(run.folder / "checkpoints"):
+    if ranks.tell(resume and bool(checkpoint.step_folders(run.folder / "checkpoints"))):
         go_on(s)
     else:
         if starts_from_pairs(run.config.model, config.start):
             start_from_pairs(model, run.train_ids)
         if resume:
-            if steps := steps_recorded(run):
-                there = f"{run.folder} has records of {steps:,} steps, but no checkpoint"
+            if steps_recorded(run) or checkpoint.lost_pointers(run.folder):
+                there = f"{run.folder} has records of {steps_recorded(run):,} steps, but no checkpoint"
                 raise UserError(f"{there}; restore its checkpoints folder, or start a new run.", NO_CHECKPOINT)
             log.cut({})  # what was recorded before the first checkpoint comes again
             display.say("No checkpoint yet: starting at step 0.")
@@ -70,12 +71,16 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
 
 def go_on(s: Session) -> None:
     """Go on from the newest valid checkpoint, and say from which, what is lost, and what has changed since."""
-    loaded, rejected = checkpoint.load(s.run.folder, "last", s.run.digests)
-    again = max(0, steps_recorded(s.run) - loaded.step)
+    loaded, rejected = newest(s)
+    try:
+        again = max(0, steps_recorded(s.run) - loaded.step)
+    except UserError:  # torn by a power cut; what the checkpoint counts on had reached the disk
+        again = 0
+        rejected.append(f"The end of {METRICS} is damaged; what was recorded after the checkpoint is cut off.")
     restore(s, loaded)
     p = s.progress
     settings, others = changes_since(s)
-    lost = f" {again:,} step{'s' * (again != 1)} after it must be done again." if again else ""
+    lost = f" At least {again:,} step{'s' * (again != 1)} after it must be done again." if again else ""
     gone = [f"{name} names {found}, which is gone." for name, found in checkpoint.lost_pointers(s.run.folder).items()]
     for sentence in [*rejected, *gone, *s.log.cut(p.logs), f"Going on from step {p.step:,}.{lost}"]:
         s.display.say(sentence)
@@ -88,11 +93,6 @@ def go_on(s: Session) -> None:
     s.clock = Clock(p.time_s, p.step)
 
 
-def steps_recorded(run: Run) -> int:
-    """The last step in metrics.jsonl, 0 if there is none."""
-    return max((r["step"] for r in read(run.folder / METRICS) if r.get("kind") == "train"), default=0)
-
-
 def train(s: Session) -> int:
     """Run the loop to max_steps, to early stopping, to max_time_s or to a signal; returns the exit code (0, 130, 143).
 
@@ -100,21 +100,18 @@ def train(s: Session) -> int:
     does not suffice; 74 when checkpoints cannot be written. The weights saved are then the last good ones.
     """
     config, ranks = s.run.config.train, s.machine.ranks
-    ranks.alone(checkpoint.sweep, s.run.folder)
     with Signals() as signals:
         while True:
             p = s.progress
             time_up = 0 < config.max_time_s <= s.clock.session()
-            stop = ranks.largest(
-                signals.code or TIME_UP * time_up
-            )  # what one rank hears stops all of them at this step
-            s.finished = p.step >= config.max_steps or stop_early(s)
+            stop = ranks.largest(signals.code or TIME_UP * time_up)  # heard by one rank, it stops all at this step
             if not stop:
-                s.finished = look(s, s.finished)
+                s.finished = look(s, p.step >= config.max_steps or stop_early(s))
             if p.step in snapshot_steps(config.max_steps):
                 ranks.alone(save_snapshot, s)
-            if s.finished or stop or p.step == p.best_step or p.step % config.save_every == 0:
-                ranks.alone(save, s, s.finished or stop)
+            due = p.step == p.best_step or p.step % config.save_every == 0
+            if s.finished or stop or (due and not p.refused):  # amid refused steps the weights may be sick already
+                save(s, last=bool(s.finished or stop))
             if s.finished or stop:
                 return 0 if s.finished or stop == TIME_UP else stop
 

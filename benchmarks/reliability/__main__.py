@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,9 @@ which have to fail.
 
 def main() -> None:
     """Run the rows that are asked for."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:  # in the background, under nohup: the trials would ignore it too
+            signal.signal(number, handler)
     parser = argparse.ArgumentParser(
         description=benchmarks.reliability.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -438,6 +438,39 @@ def test_a_kill_while_pruning_leaves_no_half_checkpoint(run, model, optimizer, m
     assert not list((run / "checkpoints").glob(".*"))
 
 
+def test_saving_the_same_again_writes_nothing(run, model, optimizer, monkeypatch):
+    """Every resume does so at once; making room for it would be a moment without the newest checkpoint."""
+    monkeypatch.setattr(checkpoint, "write_durable", lambda *_: pytest.fail("written"))
+    save(run, 15, model, optimizer)
+    assert checkpoint.load(run)[0].step == 15
+
+
+def test_a_checkpoint_set_aside_comes_back_when_its_successor_did_not_come(run):
+    """Killed between the two renames; a half-deleted one stays gone."""
+    folder(run, 15).rename(run / "checkpoints" / ".del-step-00000015-7")
+    folder(run, 10).rename(run / "checkpoints" / ".del-step-00000010-7")
+    (run / "checkpoints" / ".del-step-00000010-7" / "MANIFEST.json").unlink()
+    removed = checkpoint.sweep(run)
+    assert [path.name for path in removed] == [".del-step-00000010-7"]
+    assert checkpoint.load(run)[0].step == 15 and checkpoint.leftovers(run) == []
+
+
+def test_a_pointer_that_cannot_be_written_spoils_no_save(run, model, optimizer, monkeypatch):
+    def full(path, _):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    save(run, 20, model, optimizer, best=True)
+    assert checkpoint.load(run)[0].step == checkpoint.load(run, "best")[0].step == 20
+    assert len(checkpoint.step_folders(run / "checkpoints")) == 3 + 1 - 1  # pruned all the same
+
+
+def test_a_damaged_best_is_said_before_it_goes(run, model, optimizer):
+    flip(folder(run, 10) / "model.safetensors")
+    said = [sentence for step in (20, 25, 30) for sentence in save(run, step, model, optimizer)]
+    assert any("step-00000010 is damaged" in sentence for sentence in said)
+
+
 def test_saving_a_step_again_replaces_it(run, model, optimizer):
     """After a fall-back to an older checkpoint the same steps are reached and saved once more."""
     with torch.no_grad():
@@ -458,6 +491,8 @@ def test_a_step_saved_again_in_vain_keeps_its_first_checkpoint(run, model, optim
         return rename(path, target)
 
     before = (folder(run, 15) / "MANIFEST.json").read_bytes()
+    with torch.no_grad():
+        model.embedding.weight.add_(1)
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(OSError, match="no rename here"):
         save(run, 15, model, optimizer)

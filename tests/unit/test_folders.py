@@ -46,6 +46,19 @@ def test_references(run, tmp_path):
     refused(2, "there is no run ''", folders.resolve, "")
 
 
+def test_a_run_may_have_the_name_of_a_pickle(tmp_path, monkeypatch, make_run):
+    """From wiki.pt.txt; what is found is no pickle."""
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "wiki.pt")
+    assert folders.resolve("wiki.pt") == (folders.RUNS / "wiki.pt", "best")
+
+
+def test_a_run_that_is_still_being_prepared_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with folders.lock(folders.RUNS / "x"):
+        refused(73, "still being prepared", folders.resolve, "x")
+
+
 def test_a_path_may_contain_an_at(run, tmp_path):
     folder = tmp_path / "you@home"
     folder.mkdir()
@@ -89,6 +102,12 @@ def test_no_run_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(2, "there is no run to go on with", folders.newest)
     refused(2, "no runs here yet", folders.resolve, "x")
+
+
+def test_a_name_ends_with_no_dot():
+    """Windows would drop it, and two names would be one folder."""
+    refused(2, "ends with a dot", folders.check_name, "a.")
+    assert folders.free_name("b" * 49 + ".c") == "b" * 49
 
 
 def test_the_lock_says_who_has_it(run):

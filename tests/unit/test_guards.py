@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tinygpt import checkpoint, guards, storage
+from tinygpt import train as train_module
 from tinygpt.distributed import Signals
 from tinygpt.errors import UserError
 from tinygpt.guards import far_above, spelt
@@ -217,7 +218,7 @@ def test_what_must_be_done_again_is_said(half, machine, silent):
     with (half.folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "step": 6}\n{"kind": "train", "step": 7}\n')
     set_up(half, machine, silent, resume=True)
-    assert "Going on from step 5. 2 steps after it must be done again." in silent.heard.getvalue()
+    assert "Going on from step 5. At least 2 steps after it must be done again." in silent.heard.getvalue()
 
 
 def test_a_checkpoint_that_somebody_removed_is_said(half, machine, silent):
@@ -225,7 +226,7 @@ def test_a_checkpoint_that_somebody_removed_is_said(half, machine, silent):
     set_up(half, machine, silent, resume=True)
     said = silent.heard.getvalue()
     assert "LATEST names step-00000005, which is gone." in said and "BEST" not in said
-    assert "Going on from step 4. 1 step after it must be done again." in said
+    assert "Going on from step 4. At least 1 step after it must be done again." in said
 
 
 def test_a_run_without_any_of_its_checkpoints_does_not_start_at_0_in_silence(half, machine, silent):
@@ -234,6 +235,68 @@ def test_a_run_without_any_of_its_checkpoints_does_not_start_at_0_in_silence(hal
     with pytest.raises(UserError, match=r"has records of 5 steps, but no checkpoint; restore") as error:
         set_up(half, machine, silent, resume=True)
     assert error.value.exit_code == 72 and (half.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_log_torn_by_a_power_cut_stops_no_resume(half, machine, silent):
+    """What had not reached the disk can be zeros before a later line's end; it lies behind the checkpoint."""
+    whole = (half.folder / "metrics.jsonl").read_bytes()
+    with (half.folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "tr' + bytes(20) + b'\n{"kind": "train", "step": 7}\n')
+    session = set_up(half, machine, silent, resume=True)
+    assert "The end of metrics.jsonl is damaged" in silent.heard.getvalue()
+    assert (half.folder / "metrics.jsonl").read_bytes() == whole
+    assert train(session) == 0
+
+
+def test_nothing_is_saved_amid_refused_steps(tmp_path, make_run, machine, silent, monkeypatch):
+    """The weights before them may be sick already; a rewind would come back to just these."""
+    run = make_run(tmp_path / "run", save_every=2, eval_every=100, on_nonfinite="rewind")
+    session = set_up(run, machine, silent)
+    real = train_module.gather_gradient
+
+    def gather(s):
+        loss, norm = real(s)
+        return (math.nan if 3 <= s.progress.batch <= 5 else loss), norm
+
+    monkeypatch.setattr(train_module, "gather_gradient", gather)
+    assert train(session) == 0
+    assert "back to step 2 with 0.5" in silent.heard.getvalue() and session.progress.skipped == [3, 4, 5]
+
+
+def test_samples_of_steps_taken_back_go(tmp_path, make_run, machine, silent, monkeypatch):
+    run = make_run(tmp_path / "run", save_every=4, eval_every=4, sample_every=3, on_nonfinite="rewind")
+    session = set_up(run, machine, silent)
+    real = train_module.gather_gradient
+
+    def gather(s):
+        loss, norm = real(s)
+        return (math.nan if 7 <= s.progress.batch <= 9 else loss), norm
+
+    monkeypatch.setattr(train_module, "gather_gradient", gather)
+    assert train(session) == 0
+    assert [r["step"] for r in read(run.folder / "samples.jsonl")] == [0, 3, 6, 9, 12]
+    assert [r["step"] for r in read(run.folder / "metrics.jsonl") if r["kind"] == "train"] == list(range(1, 13))
+
+
+def test_a_best_that_could_not_be_saved_does_not_block_the_next(tmp_path, make_run, machine, silent, monkeypatch):
+    run = make_run(tmp_path / "run", eval_every=2, save_every=100, sample_every=100)
+    full_disk(monkeypatch, {1, 2})
+    session = set_up(run, machine, silent)
+    assert train(session) == 0
+    saved = checkpoint.load(run.folder, "best")[0]
+    assert session.progress.best_step == saved.step == session.best_saved[1]
+    assert any("could not be saved" in r["text"] for r in events(run))
+
+
+def test_a_changed_micro_batch_counts(half, machine, silent):
+    session = set_up(half, machine, silent, resume=True)
+    session.progress.micro_batch = 1
+    checkpoint.save(half.folder, session.model, session.optimizer, session.progress, half.digests)
+    for path in (half.folder / "checkpoints").glob("step-00000005"):
+        shutil.rmtree(path)
+    checkpoint.save(half.folder, session.model, session.optimizer, session.progress, half.digests)
+    assert set_up(half, machine, silent, resume=True).progress.micro_batch == 1
+    assert set_up(edit(half, "train", micro_batch=2), machine, silent, resume=True).progress.micro_batch == 0
 
 
 def test_a_run_that_keeps_failing_is_not_rewound_for_ever(tmp_path, make_run, machine, silent, monkeypatch):
