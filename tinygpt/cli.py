@@ -404,6 +404,22 @@ def generate(
         show({"run": loaded.folder.name, "step": checkpoint.step, "samples": texts}, "", True)
 
 
+@app.command("export")
+def export_command(
+    run: RunArgument,
+    to: Annotated[str, typer.Option("--to", help="hf (transformers), gguf (llama.cpp, Ollama) or onnx (onnxruntime).")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where it goes (default: exports/NAME-hf, ...).")] = None,
+    encoding: Annotated[str, typer.Option(help="Of the weights: f32; for gguf also f16 or q8_0.")] = "f32",
+    as_json: JsonOption = False,
+) -> None:
+    """Take a model elsewhere: written, loaded back with the real program, compared, and only then put in its place."""
+    with leaving_tidily():
+        with signals_waiting():
+            from tinygpt.export import export
+        result = export(run, to, out, encoding)
+    show(result.to_dict(), "\n".join(result.sentences), as_json)
+
+
 @app.command("eval")
 def evaluate(
     run: RunArgument,

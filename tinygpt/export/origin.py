@@ -1,0 +1,48 @@
+"""What is exported: a run, its weights, and prompts to compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinygpt import runs
+from tinygpt.model import TinyGPT
+from tinygpt.runs import Run
+from tinygpt.tokenizer import BOS, SPECIALS
+
+PROMPTS = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run, its model (CPU, evaluation mode), the step of its checkpoint, and prompts from the validation text."""
+
+    run: Run
+    model: TinyGPT
+    step: int
+    prompts: list[list[int]]  # token ids; up to 32 prompts, each at most block_size // 2 long, beginning with <bos>
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.run.folder.resolve().name
+
+
+def source(reference: str) -> tuple[Source, list[str]]:
+    """The run that RUN on the command line means, ready to be exported, and notices."""
+    run, model, loaded, notices = runs.load(reference)
+    return Source(run, model, loaded.step, prompts_of(run)), notices
+
+
+def prompts_of(run: Run) -> list[list[int]]:
+    """Up to 32 prompts from all over the validation text (else the training text), from <bos> alone to block_size // 2.
+
+    They have no special token but <bos> at the beginning, as a prompt that somebody types.
+    """
+    ids = (run.val_ids if len(run.val_ids) > 1 else run.train_ids).tolist()
+    longest = run.config.model.block_size // 2
+    prompts = []
+    for i in range(PROMPTS):
+        start, length = i * len(ids) // PROMPTS, 1 + i * (longest - 1) // (PROMPTS - 1)
+        cut = [id for id in ids[start : start + length] if id >= len(SPECIALS)]
+        prompts.append((BOS, *cut[: length - 1]))
+    return [list(prompt) for prompt in dict.fromkeys(prompts)]  # a short text gives some of them twice
