@@ -76,7 +76,7 @@ def examine_run(folder: Path) -> dict[str, Any]:
     for pointer, wanted in (("LATEST", result["resume"]), ("BEST", result["read"])):
         said = checkpoint.read_pointer(folder / "checkpoints", pointer)
         if wanted and said != wanted:
-            result["problems"].append(f"{pointer} names {said}, but {wanted} is meant; nobody relies on it.")
+            result["problems"].append(f"{pointer} names {said}, but the loader takes {wanted}: the name is only a hint.")
     if not result["locked"]:  # a save may be going on otherwise
         relics = [str(path.relative_to(folder)) for path in checkpoint.leftovers(folder)]
         result["problems"] += [f"left over from an interrupted save: {name} (--repair removes it)" for name in relics]
