@@ -17,7 +17,7 @@ from tinygpt.config import TrainConfig
 from tinygpt.distributed import available_devices, choose_machine
 from tinygpt.errors import UserError
 from tinygpt.folders import is_locked, lock, owner
-from tinygpt.runs import open_run, steps_recorded
+from tinygpt.runs import Run, open_run, steps_recorded
 
 OPTIONAL = {"pyarrow": "reading .parquet"}
 
@@ -62,25 +62,33 @@ def examine_run(folder: Path) -> dict[str, Any]:
             result["checkpoints"].append({"name": path.name, "valid": False, "reason": reason})
             result["problems"].append(f"{path.name}: {reason}")
     exit_code = 0
-    begun = paths or steps_recorded(run) or checkpoint.lost_pointers(folder)
-    for purpose, which in (("resume", "last"), ("read", "best")):
+    result |= {"resume": None, "read": None, "begun": begun(run)}
+    for purpose, which in (("resume", "last"), ("read", "best")) if result["begun"] else ():
         try:
-            if not begun:
-                result[purpose] = checkpoint.folder_name(0) if purpose == "resume" else None
-                continue
             result[purpose] = checkpoint.load(folder, which, run.digests)[0].name
         except UserError as error:
-            result[purpose], exit_code = None, error.exit_code
+            exit_code = error.exit_code
             if str(error) not in result["problems"]:  # mostly both are refused for one reason
                 result["problems"].append(str(error))
     for pointer, wanted in (("LATEST", result["resume"]), ("BEST", result["read"])):
         said = checkpoint.read_pointer(folder / "checkpoints", pointer)
         if wanted and said != wanted:
-            result["problems"].append(f"{pointer} names {said}, but the loader takes {wanted}: the name is only a hint.")
+            result["problems"].append(
+                f"{pointer} names {said}, but the loader takes {wanted}: the name is only a hint."
+            )
     if not result["locked"]:  # a save may be going on otherwise
         relics = [str(path.relative_to(folder)) for path in checkpoint.leftovers(folder)]
         result["problems"] += [f"left over from an interrupted save: {name} (--repair removes it)" for name in relics]
     return {**result, "max_steps": run.config.train.max_steps, "exit_code": exit_code}
+
+
+def begun(run: Run) -> bool:
+    """Whether there is, or was, a checkpoint to go on from; a resume starts at step 0 otherwise."""
+    there = checkpoint.step_folders(run.folder / "checkpoints") or checkpoint.lost_pointers(run.folder)
+    try:
+        return bool(there or steps_recorded(run))
+    except UserError:  # the end of the log is damaged
+        return True
 
 
 def repair_run(folder: Path) -> list[str]:
@@ -97,6 +105,8 @@ def doctor_text(result: dict[str, Any]) -> str:
             lines.append(f"  {item['name']}  " + ("whole" if item["valid"] else f"NOT USABLE: {item['reason']}"))
         lines += [f"  removed {name}" for name in result.get("removed", [])]
         lines += [f"  problem: {problem}" for problem in result["problems"]] or ["  no problems"]
+        if result.get("begun") is False:
+            lines.append(f"  no checkpoint yet: a resume starts at step 0 of {result['max_steps']:,}")
         if result.get("resume"):
             lines.append(f"  a resume goes on from {result['resume']} of {result['max_steps']:,} steps; "
                          f"generate reads {result['read']}")  # fmt: skip
