@@ -170,7 +170,8 @@ def several_ranks(row: Row, folder: Path, size: int, mode: str) -> None:
     ended = [finish(rank) for rank in ranks]
     wanted = 0 if mode == "rewind" else NON_FINITE
     row.check(all(code == wanted for code, _ in ended), f"{where}: {[(code, said[-200:]) for code, said in ended]}")
-    events = [r["step"] for r in read(run.folder / METRICS) if r["kind"] == "event" and "refused" in r["text"]]
+    told = [r for r in read(run.folder / METRICS) if r["kind"] == "event" and "back_to" not in r]
+    events = [r["step"] for r in told if "refused" in r["text"]]
     row.check(events == ([10] if mode == "stop" else [10, 11, 12]), f"{where}: steps {events} were refused")
     loaded, _ = checkpoint.load(run.folder)
     row.check(all(t.isfinite().all() for t in loaded.model.values()), f"{where}: the newest checkpoint is not finite")
