@@ -40,7 +40,7 @@ def save(s: Session, last: bool) -> None:
     """A checkpoint of this step, written by the first rank; it is the best one if the validation just made was.
 
     What the disk refuses is said and tried again at the next interval. Raises UserError (exit 74) when three in a row
-    fail, or the `last` one.
+    fail, or the `last` one, or the very first: there would be nothing to come back to.
     """
     p, ranks = s.progress, s.machine.ranks
     if ranks.tell(write_checkpoint(s, last) if ranks.first else None):
@@ -60,8 +60,8 @@ def write_checkpoint(s: Session, last: bool) -> bool:
     except OSError as error:
         s.failed_saves += 1
         text = f"Step {p.step:,} could not be saved: {error.strerror or error}"
-        if last or s.failed_saves >= FAILED_SAVES:
-            kept = [checkpoint.step_of(path) for path in checkpoint.step_folders(s.run.folder / "checkpoints")]
+        kept = [checkpoint.step_of(path) for path in checkpoint.step_folders(s.run.folder / "checkpoints")]
+        if last or not kept or s.failed_saves >= FAILED_SAVES:
             there = f"the newest checkpoint is that of step {kept[0]:,}" if kept else "there is no checkpoint yet"
             first = "Make room and go on" if error.errno in NO_ROOM else "When that is mended, go on"
             raise UserError(

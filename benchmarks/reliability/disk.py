@@ -84,7 +84,13 @@ class Fault:
     @property
     def gives_up(self) -> bool:
         """Whether the command has to end with exit 74."""
-        return self.last == SAVES or self.last - self.first + 1 >= IN_A_ROW or self.first == 0
+        return self.last == SAVES or self.last - self.first + 1 >= IN_A_ROW or self.first <= 1
+
+    @property
+    def failing(self) -> list[int]:
+        """The saves that fail: the first of a run ends it at once, and a pointer that cannot be written fails none."""
+        last = 1 if self.first == 1 else self.last
+        return list(range(self.first, last + 1)) if self.first and self.file != "LATEST" else []
 
 
 def row(scale: Scale) -> Row:
@@ -105,7 +111,7 @@ def row(scale: Scale) -> Row:
         result.check(not problem, f"a new run on a full tmpfs: {problem}")
     on_tmpfs = sum(fault.how == "tmpfs" for fault in faults)
     result.measured["trials on a file system of 8 MiB (tmpfs)"] = mounted or f"{on_tmpfs + 1}"
-    result.measured["saves that failed"] = f"{sum(f.last - f.first + 1 for f in faults if f.first)}"
+    result.measured["saves that failed"] = f"{sum(len(f.failing) for f in faults)}"
     result.lowered = "the model has a quarter of the weights of the fixture, so that a run fits into 8 MiB"
     return result
 
@@ -149,7 +155,7 @@ def tried(folder: Path, reference: dict[str, Any], number: int, fault: Fault) ->
         wrong = wrong_words(fault, code, said, [note["step"] for note in notes if note["failed"]])
         wrong += [sentence for note in notes for sentence in note["wrong"]]
         failed = [number for number, note in enumerate(notes, 1) if note["failed"]]
-        if failed != [n for n in range(1, SAVES + 1) if fault.first <= n <= fault.last and fault.first]:
+        if failed != fault.failing:
             wrong.append(f"the saves {failed} failed")
         if left := checkpoint.leftovers(run):
             wrong.append(f"there remain {', '.join(path.name for path in left)}")

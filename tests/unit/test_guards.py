@@ -113,6 +113,17 @@ def test_three_in_a_row_or_the_last_one_end_the_run(tmp_path, make_run, machine,
     assert error.value.exit_code == 74 and checkpoint.load(run.folder)[0].step == kept
 
 
+def test_a_run_whose_first_save_fails_does_not_train(tmp_path, make_run, machine, silent, monkeypatch):
+    """There would be nothing to come back to; and with room again it begins at step 0."""
+    run = make_run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        full_disk(patch, {0})
+        with pytest.raises(UserError, match=r"there is no checkpoint yet. Make room and go on") as error:
+            train(set_up(run, machine, silent))
+    assert error.value.exit_code == 74
+    assert train(set_up(run, machine, silent, resume=True)) == 0
+
+
 def test_too_little_room_is_told_before_step_0(tmp_path, make_run, machine, silent, monkeypatch):
     run = make_run(tmp_path / "run")
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100_000}))
