@@ -223,9 +223,9 @@ def within_memory(s: Session, gather: Callable[[Session], Result]) -> Result:
         now = ranks.micro_batch(config, p.micro_batch)
         smaller = max((m for m in range(1, now // 2 + 1) if share % m == 0), default=0)
         if not smaller or halvings == MOST_HALVINGS or ranks.size > 1:
+            less = f"set micro_batch={smaller} in config.json and go on with --resume, or " if smaller else ""
             raise UserError(
-                f"step {p.step:,} does not fit into memory with {now} sequences at a time; set micro_batch to "
-                f"{smaller or 1} in config.json and go on with --resume, or start a smaller model.",
+                f"step {p.step:,} does not fit into memory with {now} sequences at a time; {less}start a smaller model.",
                 OUT_OF_MEMORY,
             )
         halvings += 1
