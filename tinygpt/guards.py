@@ -225,7 +225,7 @@ def within_memory(s: Session, gather: Callable[[Session], Result]) -> Result:
         if not smaller or halvings == MOST_HALVINGS or ranks.size > 1:
             less = f"set micro_batch={smaller} in config.json and go on with --resume, or " if smaller else ""
             raise UserError(
-                f"step {p.step:,} does not fit into memory with {now} sequences at a time; {less}start a smaller model.",
+                f"step {p.step:,} does not fit into memory, {now} sequences at a time; {less}start a smaller model.",
                 OUT_OF_MEMORY,
             )
         halvings += 1

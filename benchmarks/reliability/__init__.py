@@ -18,6 +18,6 @@ ELSEWHERE = {
     **{f"R{number}": SERVER for number in (13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 27, 29)},
     "R25": "not here: 1, 2 and 4 gloo ranks are compared in tests/exactness/test_distributed.py",
     "R26": "not here: ranks are killed and stopped in tests/exactness/test_distributed.py",
-    "R28": "not run: there is no export yet; what is saved goes through storage.py and is R02's and R05's",
+    "R28": "not here: exports are compared and interrupted in tests/unit/test_export.py and tests/reference/",
     "R30": "not run: hours of training and serving, before a release",
 }  # fmt: skip
