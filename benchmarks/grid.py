@@ -3,8 +3,9 @@
     python -m benchmarks.grid --text tales.txt --text sherlock.txt --tokens 2e6 --seeds 3 \\
         --arm "lr=1e-3" --arm "lr=2e-3" --arm "lr=2e-3 batch_size=8"
 
-An arm is a list of field=value words on top of --base; `preset=NAME` and `warmup_share=S` are allowed among them. The
-figure is bits per byte of the last validation, mean and standard deviation over seeds. The split is the same for all.
+An arm is a list of field=value words on top of --base; `preset=NAME`, `warmup_share=S` and `idea=NAME` (ideas.py) are
+allowed among them. The figure is bits per byte of the last validation, mean and standard deviation over seeds. The
+split is the same for all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tinygpt.config import make_config, parse_assignments
 
 def run_one(job: dict[str, Any]) -> dict[str, Any]:
     """Train one arm on one text with one seed in a temporary folder; returns the job with its figures."""
+    from benchmarks.ideas import IDEAS
     from tinygpt import corpus as corpora
     from tinygpt.data import Windows
     from tinygpt.display import make_display
@@ -36,6 +38,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
 
     settings = {**job["settings"], "seed": job["seed"], "device": job["device"], "patience": 0}
     preset = settings.pop("preset", "modern")
+    idea = IDEAS[settings.pop("idea", "")]
     warmup = float(settings.pop("warmup_share", WARMUP))  # of the steps
     config = make_config(preset, settings)
     corpus: corpora.Corpus = read_corpus([job["text"]], config.data, job["val"])
@@ -53,8 +56,9 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
         facts = {"baselines": {}, "floor": None, "parameters": 0}
         run = create(Path(folder) / "run", config, tokenizer, corpus.report, facts, train_ids, val_ids)
         began = time.perf_counter()
-        session = set_up(run, choose_machine(config.train), make_display(io.StringIO(), quiet=True))
-        train(session)
+        with idea():
+            session = set_up(run, choose_machine(config.train), make_display(io.StringIO(), quiet=True))
+            train(session)
         seconds = time.perf_counter() - began
         evals = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     curve = [(r["step"], r["val_bpb"]) for r in evals if r["kind"] == "eval"]

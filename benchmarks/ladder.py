@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid import run_one
+from benchmarks.quality import split
 
 # name, settings that change, what it does. AdamW's rate is the tutorial's until the rung that raises it.
 RUNGS: list[tuple[str, dict[str, Any], str]] = [
     ("tutorial", {}, "six post-norm layers, learned positions, GELU, AdamW at a constant 3e-4, 32 x 128 tokens a step"),
     ("small batches", {"batch_size": 8}, "four times as many steps for the same tokens"),
+    ("norm before", {"norm_place": "before"}, "the residual stream itself is never normalised"),
     (
         "a higher rate that falls",
         {"lr": 2e-3, "warmup_share": 0.1, "decay": 0.5, "grad_clip": 1.0, "beta2": 0.98, "weight_decay": 0.1},
         "2e-3 after a warm-up, falling to 0 over the last half, gradients clipped",
     ),
-    ("norm before", {"norm_place": "before"}, "the residual stream itself is never normalised"),
     ("rotary positions", {"positions": "rotary"}, "the distance of two tokens instead of their places"),
     ("SwiGLU", {"feed_forward": "swiglu"}, "one half of the feed-forward decides how much of the other passes"),
     ("RMSNorm, no biases", {"norm": "rmsnorm", "bias": False}, "fewer numbers that do nothing"),
@@ -57,16 +58,6 @@ def rungs() -> list[tuple[str, dict[str, Any], str]]:
     return result
 
 
-def split(text: Path, folder: Path) -> tuple[Path, Path]:
-    """The first nine tenths of the characters and the rest, as files."""
-    content = text.read_text(encoding="utf-8", errors="replace")
-    border = len(content) * 9 // 10
-    paths = folder / f"{text.stem}.txt", folder / f"{text.stem}-val.txt"
-    for path, part in zip(paths, (content[:border], content[border:]), strict=True):
-        path.write_text(part, encoding="utf-8")
-    return paths
-
-
 def speed(settings: dict[str, Any]) -> float:
     """Training tokens per second of a rung, alone on the machine."""
     from tinygpt.config import make_config
@@ -91,7 +82,11 @@ def main() -> None:
     book = page.with_suffix(".jsonl")
     done = [json.loads(line) for line in book.read_text().splitlines()] if book.exists() else []
     with tempfile.TemporaryDirectory() as folder:
-        texts = {Path(text).stem: split(Path(text), Path(folder)) for text in args.text}
+        texts = {}
+        for text in map(Path, args.text):
+            place = Path(folder) / text.stem
+            place.mkdir()
+            texts[text.stem] = [path.rename(place / f"{text.stem}-{path.name}") for path in split(text, place)]
         jobs = [
             {"arm": name, "settings": dict(settings), "text": str(train), "val": str(val), "seed": seed,
              "tokens": args.tokens, "device": args.device, "evaluations": 1, "threads": 1}
@@ -131,7 +126,7 @@ def write(args: argparse.Namespace, lines: list[dict[str, Any]], texts: list[str
         mine = [line for line in lines if line["arm"] == name and line["settings"] == settings]
         cells = []
         for text in texts:
-            found = [line["bpb"] for line in mine if Path(line["text"]).stem == text]
+            found = [line["bpb"] for line in mine if line["text"] == f"{text}-train.txt"]
             mean = statistics.mean(found)
             spread = statistics.stdev(found) if len(found) > 1 else 0.0
             change = f" ({(mean / before[text] - 1) * 100:+.1f} %)" if text in before else ""

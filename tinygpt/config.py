@@ -121,6 +121,7 @@ class TrainConfig:
     start: str = setting("auto", "first weights (auto: pairs if the shape can)", choices=("auto", "pairs", "random"))
     fast: bool = setting(True, "the loss in pieces, on its way forward (false: as the formula says)")
     compiled: str = setting("auto", "machine code for this shape (auto: if faster)", choices=("auto", "yes", "no"))
+    deterministic: bool = setting(False, "the same bits in every run also on a GPU, slower there")
     threads: int = setting(0, "CPU threads (0: probed)", 0, 1024)
 
     def __post_init__(self) -> None:

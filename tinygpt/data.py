@@ -12,6 +12,7 @@ Shapes: B sequences, T = block_size tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import mmap
@@ -34,6 +35,7 @@ from tinygpt.tokenizer import Tokenizer
 MAGIC = b"TINYGPT1"
 HEADER_BYTES = 512  # magic and a JSON object, padded with spaces, so that the array starts aligned
 PART_TOKENS = 1 << 20  # of a long array in memory at once
+ON_DEVICE_BYTES = 4 << 30  # of tokens in the memory of a GPU; beyond that they are sent batch by batch
 SAMPLE_TOKENS, PIECE_TOKENS = 1 << 24, 1 << 14  # enough to count pairs: more would only take longer
 Ids = npt.NDArray[np.integer]
 U64 = npt.NDArray[np.uint64]
@@ -207,6 +209,7 @@ class Windows:
     ids: Ids
     block_size: int
     seed: int
+    on_device: Tensor | None = None  # the same ids in the memory of a GPU
 
     def __post_init__(self) -> None:
         if len(self.ids) < self.block_size + 1:
@@ -229,14 +232,41 @@ class Windows:
         offset = key_of(self.seed, epoch, purpose=4) % (slack + np.uint64(1))
         return permute(samples % n, self.count, self.seed, epoch) * np.uint64(self.block_size) + offset
 
-    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T) of `rank`'s share of a step: every `world`-th sample of the global batch."""
+    def share(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
+        """First tokens (B,) of `rank`'s share of a step: every `world`-th sample of the global batch."""
         first = step * batch_size
         samples = np.arange(first + rank, first + batch_size, world, dtype=np.uint64)
-        rows = self.starts(samples)[:, None] + np.arange(self.block_size + 1, dtype=np.uint64)  # (B, T+1)
-        tokens = torch.from_numpy(self.ids[rows].astype(np.int64))
-        let_go(self.ids)
+        return torch.from_numpy(self.starts(samples).astype(np.int64))
+
+    def cut(self, firsts: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T) of the windows that begin at `firsts` (B,), on the device of the tokens."""
+        if self.on_device is None:
+            tokens = torch.from_numpy(self.ids[self.places(firsts).numpy()].astype(np.int64))
+            let_go(self.ids)
+        else:
+            unsigned = (1 << 8 * self.ids.itemsize) - 1  # PyTorch looks up in signed numbers alone
+            tokens = self.on_device[self.places(firsts.to(self.on_device.device))].long() & unsigned
         return tokens[:, :-1], tokens[:, 1:]
+
+    def places(self, firsts: Tensor) -> Tensor:
+        """Where the tokens of a window stand, and the one after it: (B, T+1)."""
+        return firsts[:, None] + torch.arange(self.block_size + 1, device=firsts.device)
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T) of `rank`'s share of a step."""
+        return self.cut(self.share(step, batch_size, rank, world))
+
+    def moved_to(self, device: torch.device) -> Windows:
+        """The same windows with their tokens in the memory of a GPU, if it is one and they are not too many."""
+        if device.type != "cuda" or self.ids.nbytes > ON_DEVICE_BYTES:
+            return self
+        signed = {2: np.int16, 4: np.int32, 8: np.int64}[self.ids.itemsize]
+        on_device = torch.empty(len(self.ids), dtype=torch.from_numpy(np.empty(0, signed)).dtype, device=device)
+        place = 0
+        for part in parts(self.ids):
+            on_device[place : place + len(part)] = torch.from_numpy(part.view(signed))
+            place += len(part)
+        return dataclasses.replace(self, on_device=on_device)
 
 
 def scoring_windows(ids: Ids, block_size: int) -> list[tuple[int, int]]:

@@ -231,6 +231,7 @@ def within_memory(s: Session, gather: Callable[[Session], Result]) -> Result:
         halvings += 1
         p.micro_batch = smaller
         s.optimizer.zero_grad(set_to_none=True)
+        s.forget_recordings()
         if s.machine.device.type == "cuda":
             torch.cuda.empty_cache()
         s.event(f"Out of memory at step {p.step:,}: {smaller} sequences at a time instead of {now}, the same batch.")

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinygpt.distributed import Machine
+from tinygpt.kernels import loss_and_gradient
 from tinygpt.model import NoCache, TinyGPT
 
-# Positions whose scores are in memory together: on a CPU 4 MB at V = 4,096, which its cache holds; a GPU wants more.
-ROWS_AT_ONCE, ROWS_ON_GPU = 256, 8192
+# Scores that are in memory together: what the caches hold, 4 MB of fp32 on a CPU and 32 MB of bf16 on a large GPU.
+SCORES_AT_ONCE, SCORES_ON_GPU = 1 << 20, 1 << 24
 
 
 def next_token_loss(model: TinyGPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -43,12 +44,16 @@ class LinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight)
         matrix = weight.to(features.dtype)
         for x, t, d_x in zip(features.split(rows), targets.split(rows), d_features.split(rows), strict=True):
-            scores = (x @ matrix.T).float()  # (rows, V)
-            log_sums = scores.logsumexp(1, keepdim=True)  # (rows, 1)
-            total += (log_sums - scores.gather(1, t[:, None])).sum()
-            d_scores = scores.sub_(log_sums).exp_()
-            d_scores[torch.arange(len(t), device=t.device), t] -= 1
-            d_scores = d_scores.to(features.dtype)
+            d_scores = x @ matrix.T  # (rows, V), the scores themselves as yet
+            nats = loss_and_gradient(d_scores, t)
+            if nats is None:
+                scores = d_scores.float()
+                log_sums = scores.logsumexp(1, keepdim=True)  # (rows, 1)
+                nats = log_sums - scores.gather(1, t[:, None])
+                d_scores = scores.sub_(log_sums).exp_()
+                d_scores[torch.arange(len(t), device=t.device), t] -= 1
+                d_scores = d_scores.to(features.dtype)
+            total += nats.sum()
             torch.mm(d_scores, matrix, out=d_x)
             d_weight += d_scores.T @ x
         ctx.save_for_backward(d_features, d_weight)
@@ -80,7 +85,8 @@ class TrainingLoss(nn.Module):
             features = features.to(
                 torch.get_autocast_dtype(features.device.type) if self.machine.bf16 else features.dtype
             )
-            rows = ROWS_AT_ONCE if features.device.type == "cpu" else ROWS_ON_GPU
+            scores = SCORES_AT_ONCE if features.device.type == "cpu" else SCORES_ON_GPU
+            rows = max(1, scores // self.model.config.vocab_size)
             return LinearCrossEntropy.apply(features, self.model.head.weight, targets.flatten(), rows)
 
     def features(self, inputs: Tensor) -> Tensor:

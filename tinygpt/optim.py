@@ -37,11 +37,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) ->
         {"params": decayed, "weight_decay": config.weight_decay, "peak": config.lr},
         {"params": free, "weight_decay": 0.0, "peak": config.lr},
     ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
-    if not hidden:
-        return adamw
-    return Muon(hidden, config.muon_lr, config.muon_momentum, config.muon_decay, adamw, bf16)
+    device = next(model.parameters()).device
+    fused, captured = device.type in ("cpu", "cuda"), device.type == "cuda"
+    adamw = torch.optim.AdamW(
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused, capturable=captured
+    )
+    muon = Muon(hidden, config.muon_lr, config.muon_momentum, config.muon_decay, adamw, bf16) if hidden else None
+    optimizer = muon or adamw
+    if captured:  # a recorded update reads its rate where it is
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["peak"], device=device)
+    return optimizer
 
 
 class Muon(torch.optim.Optimizer):
@@ -66,22 +72,21 @@ class Muon(torch.optim.Optimizer):
         self.state = adamw.state
         self.param_groups += adamw.param_groups
         shapes = dict.fromkeys(p.shape for p in matrices)
-        self.alike = [[p for p in matrices if p.shape == shape] for shape in shapes]
+        self.alike: list[list[Tensor]] = [[p for p in matrices if p.shape == shape] for shape in shapes]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update every parameter from its gradient; `closure` is torch's convention and not used."""
         lr, momentum, decay = (self.matrices[name] for name in ("lr", "momentum", "weight_decay"))
         for alike in self.alike:
-            gradients = torch.stack([p.grad for p in alike if p.grad is not None])  # (N, rows, columns)
-            memory = torch.stack([self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike])
-            memory.lerp_(gradients, 1 - momentum)
-            rows, columns = gradients.shape[1:]
-            updates = orthogonalise(gradients.lerp_(memory, momentum).to(self.format))
-            rate = lr * max(1, rows / columns) ** 0.5
-            for p, kept, update in zip(alike, memory, updates, strict=True):
-                self.state[p]["momentum"].copy_(kept)
-                p.mul_(1 - lr * decay).sub_(update, alpha=rate)
+            gradients = [p.grad for p in alike if p.grad is not None]
+            memory = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike]
+            torch._foreach_lerp_(memory, gradients, 1 - momentum)
+            mixed = torch.stack(torch._foreach_lerp(gradients, memory, momentum))  # (N, rows, columns)
+            rows, columns = mixed.shape[1:]
+            updates = orthogonalise(mixed.to(self.format)).float().contiguous() * (lr * max(1, rows / columns) ** 0.5)
+            torch._foreach_mul_(alike, 1 - lr * decay)
+            torch._foreach_sub_(alike, updates.unbind())
         self.adamw.step()
 
 
@@ -114,4 +119,8 @@ def schedule(step: int, config: TrainConfig) -> float:
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
     """Every group at `share` of its peak rate."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        rate = group["peak"] * share
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

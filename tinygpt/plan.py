@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from tinygpt.capture import WARM_UPS, Recorded
 from tinygpt.config import SIZES, Config, ModelConfig, make_config
 from tinygpt.data import Windows
 from tinygpt.distributed import Machine, cpu_cores, keep_freed_memory
@@ -192,18 +193,23 @@ def median_step(config: Config, machine: Machine, seconds: float, compiled: bool
     optimizer = make_optimizer(model, config.train, machine.bf16)
     shape = (config.train.micro_batch, config.model.block_size)
     tokens = torch.randint(config.model.vocab_size, shape, device=machine.device)
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 4 or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
+
+    def step() -> torch.Tensor:
         for _ in range(config.train.batch_size // config.train.micro_batch):
-            loss = loss_of(tokens, tokens)
+            loss: torch.Tensor = loss_of(tokens, tokens)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()  # waits for the device
+        return loss.detach()
+
+    take_step = Recorded(step, machine.device) if machine.device.type == "cuda" and config.train.fast else step
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < (6 if isinstance(take_step, Recorded) else 4) or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        take_step().item()  # waits for the device
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])  # the first one warms up
+    return statistics.median(times[WARM_UPS + 1 :] if isinstance(take_step, Recorded) else times[1:])
 
 
 def compiled_speed(config: Config, machine: Machine, speed: Speed, seconds: float) -> tuple[Speed | None, str]:
@@ -215,7 +221,7 @@ def compiled_speed(config: Config, machine: Machine, speed: Speed, seconds: floa
     if config.train.compiled == "no":
         return None, ""
     wanted = config.train.compiled == "yes"
-    if not wanted and (machine.device.type != "cpu" or COMPILED_SAVES * seconds < COMPILE_S):
+    if not wanted and (machine.device.type == "mps" or COMPILED_SAVES * seconds < COMPILE_S):
         return None, ""
     if machine.device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
         if wanted:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tinygpt import checkpoint
+from tinygpt.capture import Recorded
 from tinygpt.checkpoint import Checkpoint, Progress
 from tinygpt.config import Config
 from tinygpt.data import Windows
@@ -39,10 +42,18 @@ class Session:
     log: Log
     display: Display
     clock: Clock
+    differentiate: Callable[[Tensor], tuple[Tensor, Tensor]] = field(init=False)  # train.py's, recorded on a GPU
+    update: Callable[[Tensor], None] = field(init=False)
     failed_saves: int = 0  # in a row
     best_saved: tuple[float | None, int | None] = (None, None)  # best_bpb and best_step of the last checkpoint
     told: set[str] = field(default_factory=set)  # what need not be said again
     finished: bool = False  # the run has had all its steps, or has stopped early
+
+    def forget_recordings(self) -> None:
+        """To be called when weights, gradients or the optimizer's memory have got other places."""
+        for work in (self.differentiate, self.update):
+            if isinstance(work, Recorded):
+                work.forget()
 
     def say_once(self, text: str) -> None:
         """Say it, unless it has been said."""
@@ -69,6 +80,7 @@ def restore(s: Session, loaded: Checkpoint) -> None:
     """Weights, optimizer and progress as they were at a checkpoint."""
     checkpoint.load_model(s.model, loaded.model)
     checkpoint.load_optimizer(s.model, s.optimizer, loaded.optim)
+    s.forget_recordings()
     s.progress = loaded.progress
     s.best_saved = loaded.progress.best_bpb, loaded.progress.best_step
 

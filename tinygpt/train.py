@@ -8,11 +8,14 @@ stop and n - k steps, bit for bit. With several ranks (distributed.py) each runs
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tinygpt import checkpoint
+from tinygpt.capture import Recorded
 from tinygpt.checkpoint import Progress
 from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
@@ -41,6 +44,7 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     """Start at step 0, or go on from the newest valid checkpoint and say so."""
     config, ranks = run.config.train, machine.ranks
     use_threads(config.threads, machine, resume)
+    torch.use_deterministic_algorithms(config.deterministic)
     keep_freed_memory()
     ranks.alone(checkpoint.sweep, run.folder)
     torch.manual_seed(config.seed)
@@ -48,10 +52,14 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     windows = Windows(run.train_ids, run.config.model.block_size, config.seed)
     check_device(model, machine, windows)
     model.to(machine.device)
+    windows = windows.moved_to(machine.device)
     optimizer = make_optimizer(model, config, machine.bf16)
     progress = Progress(settings=settings_of(run.config), made_with=surroundings(machine))
     log = (Log if ranks.first else NoLog)(run.folder, display.say)
     s = Session(run, machine, model, model, optimizer, progress, windows, log, display, Clock(0.0, 0))
+    s.differentiate, s.update = partial(differentiate, s), partial(update, s)
+    if config.fast and windows.on_device is not None and ranks.size == 1:
+        s.differentiate, s.update = Recorded(s.differentiate, machine.device), Recorded(s.update, machine.device)
     if ranks.tell(resume and bool(checkpoint.step_folders(run.folder / "checkpoints"))):
         go_on(s)
     else:
@@ -122,7 +130,7 @@ def train(s: Session) -> int:
                 continue  # the run went back to a checkpoint
             if finite:
                 set_rate(s.optimizer, share)
-                s.optimizer.step()
+                s.update(torch.tensor(grad_norm))
                 p.refused = 0
                 p.train_loss = loss if p.train_loss is None else 0.9 * p.train_loss + 0.1 * loss
             p.step += 1
@@ -131,15 +139,26 @@ def train(s: Session) -> int:
 
 
 def gather_gradient(s: Session) -> tuple[float, float]:
-    """Loss [nats/token] and gradient norm of the next step; leaves the (clipped) gradient in the parameters.
+    """Loss [nats/token] and gradient norm of the next step; leaves the gradient in the parameters.
 
-    Each micro-step sees an equal share of the batch and its loss is divided by their number, so the gradient is
-    that of the whole batch whatever the micro-batch; ranks average theirs. Loss and norm are equal at all ranks.
+    Both are averaged over the ranks, so they are equal at all of them.
     """
     config, p, ranks = s.run.config.train, s.progress, s.machine.ranks
-    inputs, targets = s.windows.batch(p.batch, config.batch_size, ranks.rank, ranks.size)  # (B, T) each
-    micro_steps = len(inputs) // ranks.micro_batch(config, p.micro_batch)
+    firsts = s.windows.share(p.batch, config.batch_size, ranks.rank, ranks.size)  # (B,)
     torch.manual_seed(config.seed * 1_000_003 + p.step + RANKS_APART * ranks.rank)  # for dropout
+    loss, grad_norm = s.differentiate(firsts)
+    mean_loss, mean_norm = ranks.mean(loss.item(), grad_norm.item())
+    return mean_loss, mean_norm
+
+
+def differentiate(s: Session, firsts: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient norm of the windows that begin at `firsts`; leaves the gradient in the parameters.
+
+    Each micro-step sees an equal share of the batch and its loss is divided by their number, so the gradient is
+    that of the whole batch whatever the micro-batch; ranks average theirs.
+    """
+    inputs, targets = s.windows.cut(firsts)  # (B, T) each
+    micro_steps = len(inputs) // s.machine.ranks.micro_batch(s.run.config.train, s.progress.micro_batch)
     s.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=s.machine.device)
     for i, (x, y) in enumerate(zip(inputs.chunk(micro_steps), targets.chunk(micro_steps), strict=True), 1):
@@ -147,11 +166,14 @@ def gather_gradient(s: Session) -> tuple[float, float]:
             loss = s.loss(x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
             loss.backward()
         total += loss.detach()
-    gradients = [q.grad for q in s.model.parameters() if q.grad is not None]
-    mean_loss, grad_norm = ranks.mean(total.item(), torch.nn.utils.get_total_norm(gradients).item())
-    if config.grad_clip and math.isfinite(grad_norm):  # else clipping would spread NaN over all of them
-        torch.nn.utils.clip_grads_with_norm_(s.model.parameters(), config.grad_clip, torch.tensor(grad_norm))
-    return mean_loss, grad_norm
+    return total, torch.nn.utils.get_total_norm([q.grad for q in s.model.parameters() if q.grad is not None])
+
+
+def update(s: Session, grad_norm: Tensor) -> None:
+    """Move every weight by its gradient, of which at most the norm `grad_clip` is left."""
+    if limit := s.run.config.train.grad_clip:
+        torch.nn.utils.clip_grads_with_norm_(s.model.parameters(), limit, grad_norm)
+    s.optimizer.step()
 
 
 def look(s: Session, finished: bool) -> bool:

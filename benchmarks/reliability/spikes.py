@@ -64,10 +64,13 @@ class Bad(Windows):
 
     bad, drawn = 130, list[int]()
 
-    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Any:
-        inputs, targets = super().batch(step, batch_size, rank, world)
+    def share(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Any:
         self.drawn.append(step)
-        return (inputs, (targets * 0 + 7)) if step == self.bad else (inputs, targets)
+        return super().share(step, batch_size, rank, world)
+
+    def cut(self, firsts: Any) -> Any:
+        inputs, targets = super().cut(firsts)
+        return (inputs, (targets * 0 + 7)) if self.drawn[-1] == self.bad else (inputs, targets)
 
 
 def rewound(row: Row, folder: Path) -> None:

@@ -15,7 +15,9 @@ OPTIONAL = {
     "pyarrow": "parquet", "transformers": "hf", "gguf": "gguf", "onnx": "onnx", "onnxscript": "onnx",
     "onnxruntime": "onnx",
 }  # fmt: skip
-NEVER_ASKED_OF_A_USER = {"llama_cpp"}  # minutes to compile: the comparison is left out, and said to be, without it
+# llama_cpp takes minutes to compile: the comparison is left out, and said to be, without it. triton comes with
+# PyTorch for CUDA: without it the formula computes the loss.
+NEVER_ASKED_OF_A_USER = {"llama_cpp", "triton"}
 # Extras that no file imports: their packages are tools, or are looked for by name (tinygpt doctor).
 TOOLS = {"pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"}
 

@@ -1,0 +1,50 @@
+"""The one kernel of our own for GPUs: scores in, loss and gradient out, in one pass over the memory."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGEST_ROW = 32_768  # scores that one block of GPU threads can hold
+
+
+def loss_and_gradient(scores: Tensor, targets: Tensor) -> Tensor | None:
+    """Cross-entropy of each row [nats], (N,), while `scores` (N, V) becomes its gradient softmax(scores) - onehot.
+
+    One pass over the scores in their own format, sums in fp32. None where this machine has no such kernel: without
+    triton, which comes with PyTorch for CUDA on Linux, or for rows beyond LARGEST_ROW.
+    """
+    kernel = row_kernel()
+    if kernel is None or scores.shape[1] > LARGEST_ROW or scores.device.type != "cuda":
+        return None
+    nats = torch.empty(len(scores), device=scores.device, dtype=torch.float32)
+    width = 1 << (scores.shape[1] - 1).bit_length()
+    warps = min(16, max(1, width // 512))
+    kernel[(len(scores),)](scores, targets, nats, scores.shape[1], BLOCK=width, num_warps=warps)
+    return nats
+
+
+@functools.cache
+def row_kernel() -> Any:
+    """The kernel of `loss_and_gradient`, one program a row; None without triton."""
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:
+        return None
+
+    def kernel(scores, targets, nats, V, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+        row = tl.program_id(0).to(tl.int64)
+        columns = tl.arange(0, BLOCK)
+        x = tl.load(scores + row * V + columns, mask=columns < V, other=-float("inf")).to(tl.float32)
+        right = columns == tl.load(targets + row)
+        top = tl.max(x)
+        powers = tl.exp(x - top)
+        total = tl.sum(powers)
+        tl.store(nats + row, tl.log(total) + top - tl.sum(tl.where(right, x, 0.0)))
+        tl.store(scores + row * V + columns, powers / total - tl.where(right, 1.0, 0.0), mask=columns < V)
+
+    return triton.jit(kernel)
