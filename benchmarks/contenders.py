@@ -24,7 +24,7 @@ from benchmarks.measured import TIMED_OUT, Finished, run
 from tinygpt.config import PRESETS, make_config, parse_assignments
 
 PEERS = {name: ROOT / "benchmarks" / "peers" / f"{script}.py" for name, script in (
-    ("tutorial", "tutorial"), ("hf", "hf_trainer"), ("litgpt", "litgpt_pretrain"),
+    ("tutorial", "tutorial"), ("compiled", "compiled"), ("hf", "hf_trainer"), ("litgpt", "litgpt_pretrain"),
 )}  # fmt: skip
 DEFAULT = ["tinygpt", "tutorial", "hf", "litgpt"]
 WARMUP_STEPS = 5  # not counted: allocation, caches, and compilers, which take longest for their first steps

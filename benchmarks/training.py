@@ -10,9 +10,10 @@ and the ratio to the baseline is taken round by round. Timed are the steps after
 steps over their seconds, with each program's own data loading and logging, without start-up, evaluation and saving.
 
 Contenders: `tinygpt` by its own command line, with whatever it chooses that is not the shape; `tinygpt:PRESET` the
-same with another architecture of the same widths; `tutorial` the tutorial's plain script; `hf` Hugging Face's
-Trainer; `litgpt` its pretrain. The latter two need the shape of --preset modern. A peer is asked by a JSON file and
-answers with one JSON line, as benchmarks/peers/protocol.py says; --peer-script runs any script that does the same.
+same with another architecture of the same widths; `tutorial` the tutorial's plain script; `compiled` a GPT-2-style
+script with torch.compile; `hf` Hugging Face's Trainer; `litgpt` its pretrain. The latter two need the shape of
+--preset modern. A peer is asked by a JSON file and answers with one JSON line, as benchmarks/peers/protocol.py says;
+--peer-script runs any script that does the same.
 """
 
 from __future__ import annotations

@@ -323,6 +323,13 @@ def use_threads(asked: int, machine: Machine, resumed: bool) -> None:
         torch.set_num_threads(min(asked, cpu_cores()) if resumed and machine.ranks.size > 1 else asked)
 
 
+def use_determinism(asked: bool) -> None:
+    """Only kernels that give the same bits in every run, or any; on a CPU they all do."""
+    if asked:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what NVIDIA's documentation demands for it
+    torch.use_deterministic_algorithms(asked)
+
+
 def bf16_is_fast(device: str) -> bool:
     """Whether the hardware multiplies bf16 natively: by its generation on CUDA, by trying it out on the CPU (10 ms)."""
     if device == "cuda":

@@ -22,6 +22,7 @@ from tinygpt.model import TinyGPT
 from tinygpt.tokenizer import Tokenizer
 
 XZ_HISTORY_BYTES = 1 << 23  # of the training text, its end
+TOKENS_AT_ONCE = {"cpu": 2048, "mps": 2048, "cuda": 16_384}  # of `score`: all of their logits are in memory together
 MEMORY_WORDS = 12  # a run of this many words that also stands in the training text counts as copied
 
 
@@ -59,7 +60,7 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, tokens_at_once: int = 2048) -> Score:
+def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, tokens_at_once: int = 0) -> Score:
     """Score every token of `ids` but the first exactly once, in consecutive windows of block_size.
 
     A token sees the earlier tokens of its own window only, the same context it is trained with.
@@ -69,7 +70,7 @@ def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, toke
         raise UserError("the text to score is empty; it needs at least one byte.", BAD_INPUT)
     windows = scoring_windows(ids, model.config.block_size)
     whole = [w for w in windows if w[1] - w[0] == model.config.block_size]
-    rows = max(1, tokens_at_once // model.config.block_size)
+    rows = max(1, (tokens_at_once or TOKENS_AT_ONCE[machine.device.type]) // model.config.block_size)
     batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[w] for w in windows[len(whole) :]]
     was_training, nats, ranks = model.training, [0.0] * len(batches), machine.ranks
     model.eval()

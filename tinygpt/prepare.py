@@ -134,12 +134,12 @@ def decide(
     say(f"Scoring simpler models to compare with{sampled}, and measuring the speed of this machine ...")
     compared, floor = compare_with(corpus, train_ids, val_ids, tokenizer)
     seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * (budget.minutes or math.inf))
-    speed = speed_of(config, machine, seconds)
+    measured, speed = config, speed_of(config, machine, seconds)
     size, why_size = choose_size(config, budget, speed, windows, given, ranks.size)
     settled |= {"threads": speed.threads, **size}
     first_guess, _ = choose_steps(make_config(preset, settled), budget, speed, windows, len(val_ids), given)
     config = make_config(preset, {**settled, "dropout": first_guess.get("dropout", config.model.dropout)})
-    if size or config.model.dropout:  # which costs time: random numbers for every activation
+    if size or config.model.dropout != measured.model.dropout:  # which costs time: a random number per activation
         speed = speed_of(config, machine, seconds / 4)
     work_s = affordable_tokens(config, budget, speed, windows) / speed.tokens_per_s
     faster, why_compiled = compiled_speed(share_of(config, ranks), machine, speed, work_s)

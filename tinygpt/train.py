@@ -20,7 +20,7 @@ from tinygpt.checkpoint import Progress
 from tinygpt.config import TEMPERATURE
 from tinygpt.data import Windows, total_bytes
 from tinygpt.display import Display
-from tinygpt.distributed import Machine, Signals, keep_freed_memory, keeping_back, use_threads
+from tinygpt.distributed import Machine, Signals, keep_freed_memory, keeping_back, use_determinism, use_threads
 from tinygpt.errors import NO_CHECKPOINT, UserError
 from tinygpt.evaluate import score
 from tinygpt.guards import note_spike, refuse_step, save, save_snapshot, within_memory
@@ -44,7 +44,7 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     """Start at step 0, or go on from the newest valid checkpoint and say so."""
     config, ranks = run.config.train, machine.ranks
     use_threads(config.threads, machine, resume)
-    torch.use_deterministic_algorithms(config.deterministic)
+    use_determinism(config.deterministic)
     keep_freed_memory()
     ranks.alone(checkpoint.sweep, run.folder)
     torch.manual_seed(config.seed)

@@ -11,7 +11,7 @@ show, with `controls`: the same trials against a package without the guard, whic
 ROWS = {  # what is tried here, by its number in the list of promises -> module
     "R01": "resume", "R02": "crash", "R03": "damage", "R04": "data", "R05": "disk", "R06": "signals",
     "R07": "nonfinite", "R08": "spikes", "R09": "outofmemory", "R10": "mismatch", "R11": "processes",
-    "R12": "pickles", "R23": "tokenizing", "R24": "determinism",
+    "R12": "pickles", "R23": "tokenizing", "R24": "determinism", "GPU": "gpu",
 }  # fmt: skip
 SERVER = "not run: there is no server yet"
 ELSEWHERE = {

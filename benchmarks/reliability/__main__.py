@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import benchmarks.reliability
 from benchmarks.common import ROOT, commit, machine, say
 from benchmarks.reliability import ELSEWHERE, ROWS
@@ -42,6 +44,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=PAGE)
     args = parser.parse_args()
+    if "GPU" in args.row and not torch.cuda.is_available():
+        say("GPU: left out, there is none here; its line stays.")
+        args.row.remove("GPU")
     book = args.out.with_suffix(".json")
     stored: dict[str, Any] = json.loads(book.read_text()) if book.exists() else {}
     bad = []
@@ -59,8 +64,6 @@ def main() -> None:
 
 def run(id: str, full: bool, seed: int) -> dict[str, Any]:
     """One row with its controls, as plain data."""
-    import torch
-
     torch.set_num_threads(1)
     module = importlib.import_module(f"benchmarks.reliability.{ROWS[id]}")
     say(f"{id}: {(module.__doc__ or '').splitlines()[0]}")

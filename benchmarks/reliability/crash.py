@@ -62,7 +62,8 @@ class At(Display):
 
 def train_here(folder: Path, display: Display, resume: bool = False) -> None:
     """Train a run folder in this process, from step 0 or from its last checkpoint."""
-    train(set_up(open_run(folder)[0], choose_machine(CPU), display, resume))
+    run = open_run(folder)[0]
+    train(set_up(run, choose_machine(run.config.train), display, resume))
 
 
 def trained(folder: Path, **settings: object) -> Path:

@@ -39,7 +39,6 @@ def row(scale: Scale) -> Row:
     fits(row, scale.folder)
     too_much(row, scale.folder)
     others(row, scale.folder)
-    row.measured["CUDA"] = "not run"
     if scale.full:
         estimates(row, scale.folder)
     return row

@@ -24,7 +24,6 @@ def row(scale: Scale) -> Row:
     """Every combination stopped at every save point; a chain of kills; state.json with a field less."""
     title = "trained, stopped, resumed in new processes; killed again and again; a field of the state removed"
     row = Row("R01", title)
-    row.measured["CUDA"] = "not run"
     combinations(row, scale)
     chain(row, scale)
     missing_fields(row, scale)

@@ -239,8 +239,9 @@ def judged(
     if trial.single and (step != logged or (name is None and trial.where != "set-up")):
         wrong.append(f"the newest checkpoint is {name}, the last step logged {logged}")
     examined = examine_run(run)
-    # Who leaves at once may leave a temporary folder, which the next start sweeps away.
-    problems = [problem for problem in examined["problems"] if trial.single or "left over" not in problem]
+    # Who leaves at once may leave a temporary folder, which the next start sweeps away, and LATEST one save behind.
+    harmless = () if trial.single else ("left over", "LATEST names")
+    problems = [problem for problem in examined["problems"] if not any(words in problem for words in harmless)]
     if (name and (problems or examined["exit_code"])) or examined["resume"] != name:
         wrong.append(f"the loader takes {name}, doctor {examined['resume']} and finds {problems}")
     exit_code, said = command(*words_for(run), cwd=run.parents[1])

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 import pytest
+import torch
 
 from benchmarks.reliability import ROWS
 from benchmarks.reliability.common import Scale
@@ -15,7 +16,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and loc
 MODULES = {id: importlib.import_module(f"benchmarks.reliability.{name}") for id, name in ROWS.items()}
 
 
-@pytest.mark.parametrize("id", ROWS)
+@pytest.mark.parametrize("id", [
+    pytest.param(id, marks=pytest.mark.skipif(
+        id == "GPU" and not torch.cuda.is_available(), reason="NO GPU: resume and scarce memory on CUDA untested"
+    )) for id in ROWS
+])  # fmt: skip
 def test_the_promise_holds(id, tmp_path):
     row = MODULES[id].row(Scale(full=False, folder=tmp_path))
     assert row.id == id and row.trials > 0
