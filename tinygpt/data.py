@@ -211,7 +211,7 @@ class Windows:
     block_size: int
     seed: int
     on_device: Tensor | None = None  # the same ids in the memory of a GPU
-    drawn: dict[tuple[int, int], U64] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    computed: dict[tuple[int, int], U64] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) < self.block_size + 1:
@@ -238,11 +238,11 @@ class Windows:
         """First tokens (B,) of `rank`'s share of a step: every `world`-th sample of the global batch."""
         ahead = max(1, DRAWN_TOGETHER // batch_size)  # steps: one by one would be 0.2 ms each
         key, place = (step // ahead, batch_size), step % ahead * batch_size
-        if key not in self.drawn:
+        if key not in self.computed:
             first = key[0] * ahead * batch_size
-            self.drawn.clear()
-            self.drawn[key] = self.starts(np.arange(first, first + ahead * batch_size, dtype=np.uint64))
-        return torch.from_numpy(self.drawn[key][place + rank : place + batch_size : world].astype(np.int64))
+            self.computed.clear()
+            self.computed[key] = self.starts(np.arange(first, first + ahead * batch_size, dtype=np.uint64))
+        return torch.from_numpy(self.computed[key][place + rank : place + batch_size : world].astype(np.int64))
 
     def cut(self, firsts: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T) of the windows that begin at `firsts` (B,), on the device of the tokens."""
