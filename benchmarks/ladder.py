@@ -106,9 +106,9 @@ def main() -> None:
 
 
 def same(job: dict[str, Any], line: dict[str, Any]) -> bool:
-    """Whether a stored line is this job's."""
+    """Whether a stored line is this job's, on whatever device."""
     text = Path(job["text"]).name == line["text"]
-    return text and all(job[name] == line[name] for name in ("arm", "settings", "seed", "tokens", "device"))
+    return text and all(job[name] == line[name] for name in ("arm", "settings", "seed", "tokens"))
 
 
 def write(args: argparse.Namespace, lines: list[dict[str, Any]], texts: list[str], speeds: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,16 @@ def tinygpt(*words: str | Path, stdin: bytes = b"") -> Outcome:
             traceback.print_exc(file=err)
     texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
     return Outcome(code, *texts)
+
+
+def refused(exit_code: int, words: str, call: Callable[..., object], *arguments: object) -> str:
+    """The sentence with which `call` refuses its arguments, which has these words and this exit code."""
+    from tinygpt.errors import UserError
+
+    with pytest.raises(UserError, match=words) as error:
+        call(*arguments)
+    assert error.value.exit_code == exit_code
+    return str(error.value)
 
 
 @contextlib.contextmanager

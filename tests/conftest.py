@@ -111,6 +111,13 @@ def make_run(texts, tokenizer):
     return make
 
 
+@pytest.fixture
+def run(tmp_path, monkeypatch, make_run):
+    """A run called mine, at step 0, in the folder where the test works."""
+    monkeypatch.chdir(tmp_path)
+    return make_run(tmp_path / "runs" / "mine")
+
+
 @pytest.fixture(scope="session")
 def trained(texts, tmp_path_factory):
     """The folder of a run made by prepare and train, as the command does it; read it, do not change it."""

@@ -27,8 +27,9 @@ FAILED_SAVES = 3  # in a row
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 MOST_REWINDS = 5
 MOST_HALVINGS = 5  # of the micro-batch, in one step
-# Standard deviations above the usual that are a spike; without one 2.7 and 13.3 were reached.
-SPIKE = {"loss": 4.5, "gradient norm": 20.0}  # the norm by its logarithm
+# Standard deviations above the usual that are a spike, and how much it must be at least (LOG.md). The norm counts by
+# its logarithm, so 2 is seven times the usual: its deviation can be so small that a factor of 2.5 is thirty of it.
+SPIKE = {"loss": (4.5, 0.0), "gradient norm": (20.0, 2.0)}
 MEMORY = 50  # steps that count as usual
 Result = TypeVar("Result")
 
@@ -162,7 +163,7 @@ def note_spike(s: Session, loss: float, grad_norm: float) -> bool:
 
 
 def far_above(usual: dict[str, float], figures: dict[str, float]) -> list[str]:
-    """The names of the figures that are SPIKE standard deviations above their moving mean; updates mean and variance.
+    """The names of the figures that are so far above their moving mean as SPIKE says; updates mean and variance.
 
     `usual` holds both per figure, over about MEMORY steps, and is quiet before it has seen as many. A figure that is
     far above enters as the border itself: one of them changes little, and a new level becomes usual in time.
@@ -172,7 +173,8 @@ def far_above(usual: dict[str, float], figures: dict[str, float]) -> list[str]:
     far = []
     for name, value in figures.items():
         mean, variance = usual.get(f"{name}, mean", value), usual.get(f"{name}, variance", 0.0)
-        border = mean + SPIKE[name] * math.sqrt(variance)
+        deviations, least = SPIKE[name]
+        border = mean + max(deviations * math.sqrt(variance), least)
         if seen > MEMORY and value > border:
             far.append(name)
             value = border

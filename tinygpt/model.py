@@ -262,10 +262,14 @@ class CausalAttention(nn.Module):
         q = positions.rotate(self.query_norm(q), start)
         k = positions.rotate(self.key_norm(k), start)
         k, v = cache.append(k, v)  # (B, G, S, K)
-        # A single new token (T < S) may see all S positions; otherwise T == S and the mask is the triangle.
-        causal = bool(k.shape[2] == T)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)  # (B, H, T, K)
+        y = self.look(q, k, v, cache)  # (B, H, T, K)
         return self.output(self.heads(y.transpose(1, 2).reshape(B, T, -1)))  # (B, T, C)
+
+    def look(self, q: Tensor, k: Tensor, v: Tensor, cache: NoCache | LayerCache) -> Tensor:
+        """softmax(q k^T / sqrt(K) + causal mask) v of every head: (B, H, T, K)."""
+        # A single new token (T < S) may see all S positions; otherwise T == S and the mask is the triangle.
+        causal = bool(k.shape[2] == q.shape[2])
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
 
 
 class DecoderBlock(nn.Module):

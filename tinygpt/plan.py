@@ -42,6 +42,9 @@ WARMUP = 0.02  # of the steps
 EVALUATIONS = (4, 12)  # fewest and most in a run, the one at step 0 included
 EVALUATION_SHARE = 0.08  # of the time, if that allows the fewest
 SAMPLES = 4
+SNAPSHOTS = 12  # of the weights, log-spaced, beside step 0
+WRITTEN_BYTES_PER_S = 400e6  # with digests, to a local disk (LOG.md)
+GPU_START_S = 1.5  # the first steps: kernels are loaded and the step is recorded
 SAMPLE_TOKENS = 60
 CALIBRATION_SHARE = 0.05  # of the minutes, but at most:
 CALIBRATION_S = 4.0  # of the 8 that a plan may take at most
@@ -334,13 +337,16 @@ def decay_for(passes: float) -> float:
     return round(min(max(DECAY_PER_PASS * passes, low), high), 2)
 
 
-def expected_seconds(config: Config, speed: Speed, val_tokens: int) -> float:
-    """Training, evaluations and samples of the whole run [s]."""
+def expected_seconds(config: Config, speed: Speed, val_tokens: int, parameters: int = 0, device: str = "cpu") -> float:
+    """Training, evaluations, samples, checkpoints and snapshots of the whole run [s]."""
     evaluations = config.train.max_steps // config.train.eval_every + 2
     samples = config.train.max_steps // config.train.sample_every + 1
     evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
     sample_s = SAMPLE_TOKENS * 2e-3  # about 500 tokens a second, one at a time
-    return config.train.max_steps * speed.step_s + evaluations * evaluation_s + samples * sample_s
+    saves = config.train.max_steps // config.train.save_every + 1
+    written_bytes = parameters * (12 * saves + 4 * SNAPSHOTS)  # with two tensors of the optimizer, or weights alone
+    beside_s = written_bytes / WRITTEN_BYTES_PER_S + (GPU_START_S if device == "cuda" else 0.0)
+    return config.train.max_steps * speed.step_s + evaluations * evaluation_s + samples * sample_s + beside_s
 
 
 def expected_bits_per_byte(

@@ -150,7 +150,7 @@ def decide(
     config = make_config(preset, {**settled, **steps})
     with torch.device("meta"):  # shapes without memory
         parameters = TinyGPT(config.model).parameter_count()
-    expected_s = expected_seconds(config, speed, len(val_ids))
+    expected_s = expected_seconds(config, speed, len(val_ids), parameters, machine.device.type)
     expected_bpb = expected_bits_per_byte(compared, floor, config, windows)
     memory_bytes = expected_memory_bytes(config, machine, parameters)
     say(plan_line(config, windows, parameters, speed))

@@ -28,14 +28,13 @@ from tinygpt.inference import generate
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.optim import make_optimizer, schedule, set_rate
-from tinygpt.plan import SAMPLE_TOKENS
+from tinygpt.plan import SAMPLE_TOKENS, SNAPSHOTS
 from tinygpt.records import METRICS, Log, NoLog
 from tinygpt.runs import Run, steps_recorded
 from tinygpt.session import Clock, Session, changes_since, check_device, newest, restore, settings_of, surroundings
 from tinygpt.start import start_from_pairs, starts_from_pairs
 from tinygpt.storage import check_room
 
-SNAPSHOTS = 12  # log-spaced, beside step 0
 RANKS_APART = 2_654_435_761  # 2^32 / golden ratio: seeds of ranks, of which the CPU uses 32 bits, stay far apart
 TIME_UP = 1  # beside the exit codes of signals: stopped because of max_time_s
 

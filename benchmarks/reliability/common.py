@@ -102,12 +102,15 @@ def start(
     code: Python that runs in the process before the command, to put a recorder, a fault or a full disk in its way.
     """
     program = ["-c", f"{code}\nfrom tinygpt.cli import main\nmain()"] if code else ["-m", "tinygpt"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    environment |= more_environment or {}
     return subprocess.Popen(
-        [sys.executable, *program, *map(str, words)], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, errors="replace", **more,
+        [sys.executable, *program, *map(str, words)], cwd=cwd, env=environment() | dict(more_environment or {}),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", **more,
     )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """What every process of the trials has: this package, one thread, wide lines."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ def same(row: Row, folder: Path) -> None:
 @contextmanager
 def memory_of(limit: int) -> Iterator[None]:
     """So many bytes of the GPU for this process, as PyTorch counts them."""
+    gc.collect()  # of the runs before: a session and its recordings know each other
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
     try:

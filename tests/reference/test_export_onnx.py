@@ -101,7 +101,7 @@ def test_greedy_text_with_the_cache_equals_ours(exported):
     s = exported.s
     for prompt in ("The fox", "Old Mia lost", "a café"):
         begin = s.run.tokenizer.encode(prompt)
-        tokens = target.greedy(exported.runtime, begin)
+        tokens = target.their_greedy(exported.runtime, begin)
         assert 0 < len(tokens) <= s.model.config.block_size - len(begin)
         ours = generate(s.model, s.run.tokenizer, prompt, len(tokens))
         assert s.run.tokenizer.decode(begin + tokens) == ours
@@ -110,10 +110,10 @@ def test_greedy_text_with_the_cache_equals_ours(exported):
 def test_both_greedy_texts_end_with_eos(exported, monkeypatch):
     """Any token stands for <eos> here, because random weights never write that."""
     model, begin = exported.s.model, exported.s.run.tokenizer.encode("Old Mia")
-    tokens = target.greedy(exported.runtime, begin)
+    tokens = target.their_greedy(exported.runtime, begin)
     monkeypatch.setattr(target, "EOS", tokens[2])
     short = tokens[: tokens.index(tokens[2]) + 1]
-    assert target.greedy(exported.runtime, begin) == target.our_greedy(model, begin) == short != tokens
+    assert target.their_greedy(exported.runtime, begin) == target.greedy(model, begin) == short != tokens
 
 
 def axes(values):
@@ -195,7 +195,7 @@ def test_a_weight_changed_in_one_file_is_found(exported, name, tmp_path):
 
 def test_another_text_is_found(exported, monkeypatch):
     """Pins: greedy texts that are made but not compared."""
-    monkeypatch.setattr(target, "greedy", lambda runtime, prompt: target.our_greedy(exported.s.model, prompt)[:-1])
+    monkeypatch.setattr(target, "their_greedy", lambda runtime, prompt: target.greedy(exported.s.model, prompt)[:-1])
     with pytest.raises(UserError, match=r"model\.onnx in onnxruntime is not the model: after '.*' it writes") as error:
         target.compare(exported.s, exported.folder, "f32")
     assert error.value.exit_code == MISMATCH
@@ -205,7 +205,7 @@ def test_the_advice_is_a_program_that_runs(exported, capsys):
     lines = target.advice(exported.s, exported.folder, "f32")
     names: dict = {}
     exec("\n".join(lines), names)
-    assert names["ids"][1:] == target.our_greedy(exported.s.model, [0])
+    assert names["ids"][1:] == target.greedy(exported.s.model, [0])
     assert capsys.readouterr().out.strip()
     assert "tokenizers.Tokenizer.from_file('tokenizer.json')" in "\n".join(target.advice(exported.s, Path(), "f32"))
 

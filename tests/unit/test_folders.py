@@ -7,22 +7,9 @@ import sys
 
 import filelock
 import pytest
+from command_line import refused
 
 from tinygpt import folders
-from tinygpt.errors import UserError
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, make_run):
-    monkeypatch.chdir(tmp_path)
-    return make_run(tmp_path / "runs" / "mine")
-
-
-def refused(exit_code, words, call, *arguments):
-    with pytest.raises(UserError, match=words) as error:
-        call(*arguments)
-    assert error.value.exit_code == exit_code
-    return str(error.value)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "runs/old.pth", "a.pkl", "tiny_llm.bin", "x.ckpt", "model.pt@best"])

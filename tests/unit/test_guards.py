@@ -259,17 +259,22 @@ def test_a_log_torn_by_a_power_cut_stops_no_resume(half, machine, silent):
     assert train(session) == 0
 
 
-def test_nothing_is_saved_amid_refused_steps(tmp_path, make_run, machine, silent, monkeypatch):
-    """The weights before them may be sick already; a rewind would come back to just these."""
-    run = make_run(tmp_path / "run", save_every=2, eval_every=100, on_nonfinite="rewind")
-    session = set_up(run, machine, silent)
+def sick_batches(monkeypatch, batches):
+    """The loss of these batches is no number."""
     real = train_module.gather_gradient
 
     def gather(s):
         loss, norm = real(s)
-        return (math.nan if 3 <= s.progress.batch <= 5 else loss), norm
+        return (math.nan if s.progress.batch in batches else loss), norm
 
     monkeypatch.setattr(train_module, "gather_gradient", gather)
+
+
+def test_nothing_is_saved_amid_refused_steps(tmp_path, make_run, machine, silent, monkeypatch):
+    """The weights before them may be sick already; a rewind would come back to just these."""
+    run = make_run(tmp_path / "run", save_every=2, eval_every=100, on_nonfinite="rewind")
+    session = set_up(run, machine, silent)
+    sick_batches(monkeypatch, {3, 4, 5})
     assert train(session) == 0
     assert "back to step 2 with 0.5" in silent.heard.getvalue() and session.progress.skipped == [3, 4, 5]
 
@@ -277,13 +282,7 @@ def test_nothing_is_saved_amid_refused_steps(tmp_path, make_run, machine, silent
 def test_samples_of_steps_taken_back_go(tmp_path, make_run, machine, silent, monkeypatch):
     run = make_run(tmp_path / "run", save_every=4, eval_every=4, sample_every=3, on_nonfinite="rewind")
     session = set_up(run, machine, silent)
-    real = train_module.gather_gradient
-
-    def gather(s):
-        loss, norm = real(s)
-        return (math.nan if 7 <= s.progress.batch <= 9 else loss), norm
-
-    monkeypatch.setattr(train_module, "gather_gradient", gather)
+    sick_batches(monkeypatch, {7, 8, 9})
     assert train(session) == 0
     assert [r["step"] for r in read(run.folder / "samples.jsonl")] == [0, 3, 6, 9, 12]
     assert [r["step"] for r in read(run.folder / "metrics.jsonl") if r["kind"] == "train"] == list(range(1, 13))

@@ -181,9 +181,12 @@ def test_dropout_by_passes():
 
 
 def test_expected_time_is_the_sum_of_its_parts():
-    config = make_config("modern", {"max_steps": 100, "eval_every": 50, "sample_every": 25})
+    config = make_config("modern", {"max_steps": 100, "eval_every": 50, "save_every": 50, "sample_every": 25})
     # 100 steps of 0.1 s; 4 validations of 3000 / 10000 / 3 s; 5 samples of 60 tokens at 2 ms
     assert expected_seconds(config, SPEED, 3000) == pytest.approx(10 + 4 * 0.1 + 5 * 0.12)
+    # 3 checkpoints of 12 and 12 snapshots of 4 bytes a parameter, 400 MB a second; what a GPU needs to begin
+    more = expected_seconds(config, SPEED, 3000, 10**6, "cuda") - expected_seconds(config, SPEED, 3000)
+    assert more == pytest.approx((36 + 48) / 400 + 1.5)
 
 
 # --- shape -----------------------------------------------------------------------------------------------------------

@@ -4,24 +4,11 @@ import json
 
 import pytest
 import torch
+from command_line import refused
 
 from tinygpt import runs
 from tinygpt.config import from_stored
-from tinygpt.errors import UserError
 from tinygpt.storage import canonical
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, make_run):
-    monkeypatch.chdir(tmp_path)
-    return make_run(tmp_path / "runs" / "mine")
-
-
-def refused(exit_code, words, call, *arguments):
-    with pytest.raises(UserError, match=words) as error:
-        call(*arguments)
-    assert error.value.exit_code == exit_code
-    return str(error.value)
 
 
 def change(run, **fields):

@@ -196,7 +196,8 @@ class Reader:
         for block in _blocks(text):
             first, *others = separator.split(block)
             if parts and sum(map(len, parts)) + len(first) > LONGEST_CHARS:
-                self.note(f"documents of more than {LONGEST_CHARS:,} characters were cut at the end of a line", name)
+                cut = "were cut, at the end of a line if they had any"
+                self.note(f"documents of more than {LONGEST_CHARS:,} characters {cut}", name)
                 yield "".join(parts)
                 parts = []
             parts.append(first)

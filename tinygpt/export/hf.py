@@ -25,16 +25,14 @@ from torch import Tensor
 from tinygpt import checkpoint
 from tinygpt.config import Config, ModelConfig
 from tinygpt.errors import MISMATCH, UserError
-from tinygpt.export.origin import Source
+from tinygpt.export.origin import NEW_TOKENS, Source, greedy
 from tinygpt.export.shapes import shape_of
-from tinygpt.inference import Decoder
 from tinygpt.model import TinyGPT
 from tinygpt.storage import canonical, read_regular, write_durable
 from tinygpt.tokenizer import BOS, EOS, PAD, SPECIALS
 
 MODELING = "modeling_tinygpt.py"
 TOLERANCE = 1e-5  # of the largest logit, at least of 1: fp32 itself is 2.4e-5 off where logits reach 20 (measured)
-GREEDY_TOKENS = 24  # written after every prompt by both
 STRINGS = (  # what tokenizers like to disagree on
     "", " ", "  two  spaces ", "\t\ttabs\t", "a\r\nb\r\n", "\n\n\n", "\x00\x01\x7f",
     "Zoë ate 12,345 ukuleles; didn't she?",
@@ -193,7 +191,7 @@ def compare(s: Source, folder: Path, encoding: str) -> dict[str, Any] | None:
             raise UserError(f"{named} computes logits that differ by up to {difference:.2g}, more than {allowed:.2g}.",
                             MISMATCH)  # fmt: skip
         for number, prompt in enumerate(s.prompts):
-            ours, theirs = greedy(s.model, prompt), their_greedy(model, prompt)
+            ours, theirs = [*prompt, *greedy(s.model, prompt)], their_greedy(model, prompt)
             if ours != theirs or s.run.tokenizer.decode(ours) != tokenizer.decode(theirs, skip_special_tokens=True):
                 raise UserError(f"{named} goes on differently after prompt {number}, greedily.", MISMATCH)
         prompts = [s.run.tokenizer.decode(prompt) for prompt in s.prompts]
@@ -249,20 +247,10 @@ def compare_logits(s: Source, theirs: Any) -> tuple[float, float]:
     return float(difference), float(largest)
 
 
-def greedy(model: TinyGPT, prompt: list[int]) -> list[int]:
-    """The prompt and the GREEDY_TOKENS likeliest tokens after it; ends early with <eos>, or at block_size."""
-    ids, decoder = torch.tensor([prompt]), Decoder(model)  # (1, T)
-    for _ in range(min(GREEDY_TOKENS, model.config.block_size - len(prompt))):
-        ids = torch.cat((ids, decoder.logits(ids).argmax(-1, keepdim=True)), dim=1)
-        if ids[0, -1] == EOS:
-            break
-    return ids[0].tolist()
-
-
 def their_greedy(model: Any, prompt: list[int]) -> list[int]:
     """The same by their `generate`."""
     idx = torch.tensor([prompt])  # (1, T)
-    longest = min(len(prompt) + GREEDY_TOKENS, model.config.max_position_embeddings)
+    longest = min(len(prompt) + NEW_TOKENS, model.config.max_position_embeddings)
     ids = model.generate(idx, attention_mask=torch.ones_like(idx), max_length=longest, do_sample=False)
     return ids[0].tolist()  # type: ignore[no-any-return]
 

@@ -32,8 +32,7 @@ from torch import Tensor, nn
 
 from tinygpt.config import Config, ModelConfig
 from tinygpt.errors import MISMATCH, UserError
-from tinygpt.export.origin import Source
-from tinygpt.inference import Decoder
+from tinygpt.export.origin import Source, greedy, room
 from tinygpt.model import CausalAttention, LearnedPositions, Positions, RotaryPositions, TinyGPT
 from tinygpt.storage import canonical, make_folder, write_durable
 from tinygpt.tokenizer import BOS, EOS, PAD
@@ -43,7 +42,6 @@ OPSET = 18  # the oldest that torch's exporter writes: what the most runtimes ca
 TOLERANCE = 1e-4  # largest difference of a logit
 LENGTHS = (1, 7)  # and block_size: what `compare` runs, in each of
 BATCHES = (1, 2, 3)
-NEW_TOKENS = 32  # of a greedy text
 
 
 def refuse(config: Config) -> None:
@@ -87,16 +85,8 @@ class Past:
 class MaskedAttention(CausalAttention):
     """CausalAttention with the mask of its `Past`; `start` is the position of every token, (B, T)."""
 
-    def forward(self, x: Tensor, positions: Any, start: Any, cache: Any) -> Tensor:
-        B, T, _ = x.shape
-        q = self.query(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H, T, K)
-        k = self.key(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, G, T, K)
-        v = self.value(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, G, T, K)
-        q = positions.rotate(self.query_norm(q), start)
-        k = positions.rotate(self.key_norm(k), start)
-        k, v = cache.append(k, v)  # (B, G, S, K)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=cache.mask, enable_gqa=True)  # (B, H, T, K)
-        return self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+    def look(self, q: Tensor, k: Tensor, v: Tensor, cache: Any) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=cache.mask, enable_gqa=True)  # (B, H, T, K)
 
 
 class WithCache(nn.Module):
@@ -299,7 +289,7 @@ def compare(s: Source, folder: Path, encoding: str) -> dict[str, Any] | None:
             largest = max(largest, difference)
     for prompt in s.prompts:
         begin, decode = prompt[: s.model.config.block_size // 2] or [BOS], s.run.tokenizer.decode
-        our_text, their_text = decode(our_greedy(s.model, begin)), decode(greedy(runtime, begin))
+        our_text, their_text = decode(greedy(s.model, begin)), decode(their_greedy(runtime, begin))
         if our_text != their_text:
             raise UserError(
                 f"{CACHED} in onnxruntime is not the model: after {decode(begin)!r} it writes {their_text!r}, the "
@@ -314,23 +304,7 @@ def compare(s: Source, folder: Path, encoding: str) -> dict[str, Any] | None:
     }
 
 
-def room(config: ModelConfig, prompt: list[int]) -> int:
-    """Tokens of a greedy text after the prompt."""
-    return min(NEW_TOKENS, config.block_size - len(prompt))
-
-
-def our_greedy(model: TinyGPT, prompt: list[int]) -> list[int]:
-    """The most likely tokens after the prompt, as tinygpt writes them, up to <eos>."""
-    decoder, ids = Decoder(model), torch.tensor([prompt])
-    for _ in range(room(model.config, prompt)):
-        token = decoder.logits(ids).argmax(dim=-1, keepdim=True)
-        ids = torch.cat((ids, token), dim=1)
-        if int(token) == EOS:
-            break
-    return ids[0, len(prompt) :].tolist()
-
-
-def greedy(runtime: Runtime, prompt: list[int]) -> list[int]:
+def their_greedy(runtime: Runtime, prompt: list[int]) -> list[int]:
     """The same by onnx/model.onnx with its cache."""
     tokens: list[int] = []
     ids, past = np.array([prompt], np.int64), runtime.begin(1)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from tinygpt import runs
+from tinygpt.config import ModelConfig
+from tinygpt.inference import Decoder
 from tinygpt.model import TinyGPT
 from tinygpt.runs import Run
-from tinygpt.tokenizer import BOS, SPECIALS
+from tinygpt.tokenizer import BOS, EOS, SPECIALS
 
 PROMPTS = 32
+NEW_TOKENS = 32  # of the greedy texts that are compared
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,18 @@ def prompts_of(run: Run) -> list[list[int]]:
         cut = [id for id in ids[start : start + length] if id >= len(SPECIALS)]
         prompts.append((BOS, *cut[: length - 1]))
     return [list(prompt) for prompt in dict.fromkeys(prompts)]  # a short text gives some of them twice
+
+
+def room(config: ModelConfig, prompt: list[int]) -> int:
+    """Tokens of a greedy text after the prompt."""
+    return min(NEW_TOKENS, config.block_size - len(prompt))
+
+
+def greedy(model: TinyGPT, prompt: list[int]) -> list[int]:
+    """The likeliest tokens after the prompt, as tinygpt writes them, up to <eos>."""
+    ids, decoder = torch.tensor([prompt]), Decoder(model)  # (1, T)
+    for _ in range(room(model.config, prompt)):
+        ids = torch.cat((ids, decoder.logits(ids).argmax(-1, keepdim=True)), dim=1)
+        if ids[0, -1] == EOS:
+            break
+    return ids[0, len(prompt) :].tolist()
