@@ -158,9 +158,7 @@ class RMSNorm(nn.RMSNorm):
     """PyTorch's, computed in the precision of its weight also where autocast hands it bf16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x.to(self.weight.dtype))
-        # What autocast would do for each reader of y by itself, three times for queries, keys and values.
-        return y.to(torch.get_autocast_dtype(x.device.type)) if torch.is_autocast_enabled(x.device.type) else y
+        return super().forward(x.to(self.weight.dtype))
 
 
 def rms_norm(width: int, bias: bool = False) -> nn.Module:

@@ -316,3 +316,37 @@ def test_a_run_that_keeps_failing_is_not_rewound_for_ever(tmp_path, make_run, ma
     with pytest.raises(UserError, match="after going back 5 times training stopped") as error:
         train(session)
     assert error.value.exit_code == 70 and session.progress.rate == 1 / 32
+
+
+# --- recordings ------------------------------------------------------------------------------------------------------
+
+
+def test_recordings_are_forgotten_when_tensors_have_moved(tmp_path, make_run, machine, silent, monkeypatch):
+    """After a rewind the optimizer's memory is elsewhere, after a halving the gradients: what was recorded would read
+    what is no longer there."""
+
+    class Played:  # as capture.Recorded, which needs a GPU
+        def __init__(self, work):
+            self.work, self.forgotten = work, 0
+
+        def __call__(self, *tensors):
+            return self.work(*tensors)
+
+        def forget(self):
+            self.forgotten += 1
+
+    monkeypatch.setattr("tinygpt.session.Recorded", Played)
+    run = make_run(tmp_path / "run", save_every=4, on_nonfinite="rewind")
+    session = set_up(run, machine, silent)
+    session.differentiate, session.update = Played(session.differentiate), Played(session.update)
+    sick_batches(monkeypatch, {6, 7, 8})
+    assert train(session) == 0
+    assert session.differentiate.forgotten == session.update.forgotten == 1
+
+    def scarce(s):
+        if not s.progress.micro_batch:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return "fits"
+
+    assert guards.within_memory(session, scarce) == "fits"
+    assert session.differentiate.forgotten == session.update.forgotten == 2
