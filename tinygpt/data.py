@@ -250,8 +250,9 @@ class Windows:
             tokens = torch.from_numpy(self.ids[self.places(firsts).numpy()].astype(np.int64))
             let_go(self.ids)
         else:
-            unsigned = (1 << 8 * self.ids.itemsize) - 1  # PyTorch looks up in signed numbers alone
-            tokens = self.on_device[self.places(firsts.to(self.on_device.device))].long() & unsigned
+            tokens = self.on_device[self.places(firsts.to(self.on_device.device))].long()
+            if self.ids.dtype.kind == "u":  # they are there as signed numbers, in which alone PyTorch looks up
+                tokens &= (1 << 8 * self.ids.itemsize) - 1
         return tokens[:, :-1], tokens[:, 1:]
 
     def places(self, firsts: Tensor) -> Tensor:

@@ -80,7 +80,10 @@ class Muon(torch.optim.Optimizer):
         lr, momentum, decay = (self.matrices[name] for name in ("lr", "momentum", "weight_decay"))
         for alike in self.alike:
             gradients = [p.grad for p in alike if p.grad is not None]
-            memory = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in alike]
+            for p in alike:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            memory = [self.state[p]["momentum"] for p in alike]
             torch._foreach_lerp_(memory, gradients, 1 - momentum)
             mixed = torch.stack(torch._foreach_lerp(gradients, memory, momentum))  # (N, rows, columns)
             rows, columns = mixed.shape[1:]

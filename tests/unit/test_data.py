@@ -374,3 +374,21 @@ def test_a_pipe_or_a_link_is_no_token_file(tmp_path, tokenizer):
         with pytest.raises(UserError, match=r"not a regular file|a link") as error:
             read_tokens(tmp_path / name, tokenizer)
         assert error.value.exit_code == 65
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
+def test_tokens_on_a_device_are_the_tokens(dtype, monkeypatch):
+    """Also ids above half of their type: they are there as signed numbers. (Here the device is the CPU's memory.)"""
+    largest = 70_000 if dtype != np.uint16 else 65_535
+    windows = Windows((np.arange(500) * 131 % largest).astype(dtype), 16, seed=3)
+    monkeypatch.setattr(torch, "empty", lambda n, dtype, device: torch.zeros(n, dtype=dtype))
+    moved = windows.moved_to(torch.device("cuda"))
+    assert moved.on_device is not None and moved.on_device.dtype in (torch.int16, torch.int32, torch.int64)
+    for step in range(20):
+        assert all(torch.equal(a, b) for a, b in zip(moved.batch(step, 4), windows.batch(step, 4), strict=True))
+
+
+def test_tokens_that_are_too_many_stay(monkeypatch):
+    monkeypatch.setattr("tinygpt.data.ON_DEVICE_BYTES", 999)
+    assert Windows(np.zeros(500, dtype=np.uint16), 16, 0).moved_to(torch.device("cuda")).on_device is None
+    assert Windows(np.zeros(400, dtype=np.uint16), 16, 0).moved_to(torch.device("cpu")).on_device is None
