@@ -85,14 +85,15 @@ class Documents(Sequence[str]):
             digest = start.copy()
             digest.update(data)
             keys.append(int.from_bytes(digest.digest()[:8], "big"))
-        return np.array(keys, dtype=np.uint64)
+        return np.frombuffer(keys, dtype=np.uint64)
 
     def chosen(self, indices: npt.NDArray[np.int64]) -> Documents:
         """The documents with these numbers, in this order."""
         result = Documents.__new__(Documents)
         result._file = self._file
-        result._starts = array("q", np.asarray(self._starts)[indices].tobytes())
-        result._sizes = array("I", np.asarray(self._sizes)[indices].tobytes())
+        result._starts, result._sizes = array("q"), array("I")
+        result._starts.frombytes(np.asarray(self._starts)[indices].view(np.uint8).data)
+        result._sizes.frombytes(np.asarray(self._sizes)[indices].view(np.uint8).data)
         return result
 
     def _contents(self) -> Iterator[bytes]:
