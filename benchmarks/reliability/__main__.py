@@ -49,9 +49,9 @@ def main() -> None:
         args.row.remove("GPU")
     book = args.out.with_suffix(".json")
     stored: dict[str, Any] = json.loads(book.read_text()) if book.exists() else {}
-    bad = []
+    bad, at = [], commit()  # before the page itself changes
     for id in args.row:
-        line = run(id, full=not args.short, seed=args.seed)
+        line = run(id, full=not args.short, seed=args.seed) | {"commit": at}
         print(json.dumps(line, indent=1, ensure_ascii=False), flush=True)
         bad += [id] if line["failures"] or not all(line["controls"].values()) else []
         if not args.short:
@@ -74,7 +74,7 @@ def run(id: str, full: bool, seed: int) -> dict[str, Any]:
         controls = module.controls(Scale(False, Path(folder), seed)) if hasattr(module, "controls") else {}
     return {
         **dataclasses.asdict(found), "controls": controls, "seconds": round(time.perf_counter() - began), "seed": seed,
-        "date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"), "machine": machine(),
     }  # fmt: skip
 
 
