@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--page-only", action="store_true", help="train nothing: write the page of what is there")
     parser.add_argument("--out", default="docs/ladder.md")
     args = parser.parse_args()
     page = Path(args.out)
@@ -92,7 +93,7 @@ def main() -> None:
              "tokens": args.tokens, "device": args.device, "evaluations": 1, "threads": 1}
             for name, settings, _ in rungs() for train, val in texts.values() for seed in range(args.seeds)
         ]  # fmt: skip
-        todo = [job for job in jobs if not any(same(job, line) for line in done)]
+        todo = [job for job in jobs if not any(same(job, line) for line in done) and not args.page_only]
         with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
             for result in pool.imap_unordered(run_one, todo):
                 result.pop("val")
@@ -100,7 +101,7 @@ def main() -> None:
                 with book.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 print(f"{result['arm']:<28}{result['text']:<20} seed {result['seed']}  {result['bpb']:.4f}", flush=True)
-    speeds = {name: speed(settings) for name, settings, _ in rungs()}
+    speeds = {name: speed(settings) for name, settings, _ in rungs()}  # on this machine, wherever they were trained
     page.write_text(write(args, [line for line in done if line["tokens"] == args.tokens], list(texts), speeds))
     print(f"wrote {page}")
 
@@ -124,6 +125,9 @@ def write(args: argparse.Namespace, lines: list[dict[str, Any]], texts: list[str
     before: dict[str, float] = {}
     for name, settings, meaning in rungs():
         mine = [line for line in lines if line["arm"] == name and line["settings"] == settings]
+        if not all(any(line["text"] == f"{text}-train.txt" for line in mine) for text in texts):
+            rows.append(f"| {name} | " + "not trained yet | " * (len(texts) + 2) + f"{meaning} |")
+            continue
         cells = []
         for text in texts:
             found = [line["bpb"] for line in mine if line["text"] == f"{text}-train.txt"]
@@ -144,9 +148,9 @@ little here might do more elsewhere, and the rungs are not re-tuned one by one.
 
 {chr(10).join(rows)}
 
-tokens/s: training, alone on the machine. Made by `{command}`
-on {datetime.date.today()}; {platform.machine()}, {cpu_cores()} cores, torch {torch.__version__.split("+")[0]},
-device {args.device}. The validation text is the last tenth of each text's characters; the single figures are in
+tokens/s: training, alone on the machine: {cpu_cores()} {platform.machine()} cores, torch {torch.__version__}.
+Trained on {", ".join(sorted({str(line["device"]) for line in lines}))}. Made by `{command}`
+on {datetime.date.today()}. The validation text is the last tenth of each text's characters; the single figures are in
 [ladder.jsonl](ladder.jsonl).
 """
 
