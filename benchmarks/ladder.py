@@ -138,7 +138,8 @@ def write(args: argparse.Namespace, lines: list[dict[str, Any]], texts: list[str
             before[text] = mean
         rows.append(f"| {name} | {' | '.join(cells)} | {mine[0]['parameters'] / 1e6:.2f} M "
                     f"| {speeds[name] / 1e3:,.1f} k | {meaning} |")  # fmt: skip
-    command = shlex.join(["python", "-m", "benchmarks.ladder", *sys.argv[1:]])
+    words = [Path(word).name if word.endswith(".txt") else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "-m", "benchmarks.ladder", *words])
     return f"""# The ladder: what actually helps
 
 From the tutorial's model to this project's default, one change at a time. Every rung keeps the changes above it and
