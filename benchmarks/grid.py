@@ -20,11 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import cores
 from tinygpt.config import make_config, parse_assignments
 
 
 def run_one(job: dict[str, Any]) -> dict[str, Any]:
     """Train one arm on one text with one seed in a temporary folder; returns the job with its figures."""
+    import torch
+
     from benchmarks.ideas import IDEAS
     from tinygpt import corpus as corpora
     from tinygpt.data import Windows
@@ -36,7 +39,14 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     from tinygpt.tokenizer import train_tokenizer
     from tinygpt.train import set_up, train
 
-    settings = {**job["settings"], "seed": job["seed"], "device": job["device"], "patience": 0}
+    torch.set_num_threads(job["threads"])  # of tokenizer, first weights and all else, also beside a GPU
+    settings = {
+        "threads": job["threads"],
+        **job["settings"],
+        "seed": job["seed"],
+        "device": job["device"],
+        "patience": 0,
+    }
     preset = settings.pop("preset", "modern")
     idea = IDEAS[settings.pop("idea", "")]
     warmup = float(settings.pop("warmup_share", WARMUP))  # of the steps
@@ -86,7 +96,8 @@ def main() -> None:
     vals = args.val or [None] * len(args.text)
     jobs = [
         {"arm": arm or "(base)", "settings": parse_assignments(f"{args.base} {arm}".split()), "text": text, "val": val,
-         "seed": seed, "tokens": args.tokens, "device": args.device, "evaluations": args.evaluations}
+         "seed": seed, "tokens": args.tokens, "device": args.device, "evaluations": args.evaluations,
+         "threads": max(1, cores() // args.workers)}
         for arm in args.arm or [""] for text, val in zip(args.text, vals, strict=True) for seed in range(args.seeds)
     ]  # fmt: skip
     results = []
