@@ -34,6 +34,7 @@ from torch import Tensor
 import tinygpt
 from tinygpt.errors import MISMATCH, NO_CHECKPOINT, NON_FINITE, UserError
 from tinygpt.model import TinyGPT
+from tinygpt.optim import Optimizer
 from tinygpt.storage import (
     DOOMED,
     TEMPORARY,
@@ -128,9 +129,7 @@ def folder_name(step: int) -> str:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save(
-    run: Path, model: TinyGPT, optimizer: torch.optim.Optimizer, progress: Progress, digests: dict[str, str]
-) -> list[str]:
+def save(run: Path, model: TinyGPT, optimizer: Optimizer, progress: Progress, digests: dict[str, str]) -> list[str]:
     """Write the checkpoint of `progress.step`, point LATEST (and BEST) at it, prune old ones; what was found damaged.
 
     digests: of tokenizer and data, compared when the run goes on. Raises OSError if the disk is full or fails, and
@@ -429,7 +428,7 @@ def load_model(model: TinyGPT, tensors: dict[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
-def optimizer_tensors(model: TinyGPT, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: TinyGPT, optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors as {"exp_avg.blocks.0...": tensor}; empty before the first step."""
     return {
         f"{key}.{name}": value.detach().cpu().contiguous()
@@ -438,7 +437,7 @@ def optimizer_tensors(model: TinyGPT, optimizer: torch.optim.Optimizer) -> dict[
     }
 
 
-def load_optimizer(model: TinyGPT, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimizer(model: TinyGPT, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give the optimizer back what `optimizer_tensors` took out; UserError (exit 66) if it is of another model."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
@@ -446,6 +445,4 @@ def load_optimizer(model: TinyGPT, optimizer: torch.optim.Optimizer, tensors: di
         key, _, name = full_name.partition(".")
         if name not in parameters or (key != "step" and tensor.shape != parameters[name].shape):
             raise UserError(f"the optimizer's {full_name} does not fit the model.", MISMATCH)
-        # AdamW keeps its step counter beside the weights where it is fused, on the CPU elsewhere.
-        beside = key != "step" or bool(optimizer.defaults.get("fused"))
-        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device if beside else "cpu")
+        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)

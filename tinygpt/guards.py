@@ -232,7 +232,7 @@ def within_memory(s: Session, gather: Callable[[Session], Result]) -> Result:
             )
         halvings += 1
         p.micro_batch = smaller
-        s.optimizer.zero_grad(set_to_none=True)
+        s.optimizer.zero_grad()
         s.forget_recordings()
         if s.machine.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -3,10 +3,16 @@
 AdamW moves every number by about the learning rate, one by one. Muon moves a matrix as a whole: its momentum is made
 (nearly) orthogonal first, so that all directions of the matrix learn at one speed, also those that the gradient hardly
 mentions (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
+
+Both are written here and not taken from torch.optim, which loads PyTorch's compiler before its first step: two seconds
+in which a small model is half trained. tests/unit/test_optim.py holds them against torch's.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,80 +23,132 @@ from tinygpt.config import TrainConfig
 # The quintic of `orthogonalise`: five rounds bring singular values between 0.01 and 1 into 0.7 to 1.2 (Jordan et al.).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
+EPSILON = 1e-8  # AdamW: added to the root, so that nothing is divided by 0
+State = dict[Tensor, dict[str, Tensor]]  # what is remembered of each parameter, by name
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) -> torch.optim.Optimizer:
-    """Muon for the 2-D weights of the blocks (AdamW if muon_lr is 0), AdamW (Loshchilov and Hutter 2019) for the rest.
+@dataclass
+class AdamW:
+    """Parameters and how they move; theta with gradient g, at step t and rate lr:
 
-    Weight decay pulls on every matrix but a table of positions: norms and biases have no direction to lose. On a text
-    that is read many times it keeps head and embedding from learning it by heart; the blocks need little (LOG.md).
-    Every group has its own peak rate, group["peak"]; `set_rate` moves them all along one schedule.
+        m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
+        theta <- (1 - lr decay) theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + EPSILON)
+
+    Source: Loshchilov and Hutter 2019, "Decoupled weight decay regularization".
     """
-    hidden: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.dim() >= 2 and not name.startswith("positions.")
-        inside = config.muon_lr > 0 and name.startswith("blocks.")
-        (free if not matrix else hidden if inside else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay, "peak": config.lr},
-        {"params": free, "weight_decay": 0.0, "peak": config.lr},
-    ]
-    device = next(model.parameters()).device
-    fused, captured = device.type in ("cpu", "cuda"), device.type == "cuda"
-    adamw = torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused, capturable=captured
-    )
-    muon = Muon(hidden, config.muon_lr, config.muon_momentum, config.muon_decay, adamw, bf16) if hidden else None
-    optimizer = muon or adamw
-    if captured:  # a recorded update reads its rate where it is
-        for group in optimizer.param_groups:
-            group["lr"] = torch.tensor(group["peak"], device=device)
-    return optimizer
+
+    parameters: list[Tensor]
+    peak: float  # of the rate
+    decay: float
+    betas: tuple[float, float]
+    lr: Any = 0.0  # on a GPU a tensor: a recorded update reads its rate where it is
+
+    def update(self, state: State) -> None:
+        """Move every parameter by its gradient."""
+        for p in self.parameters:
+            if "exp_avg" not in state[p]:
+                state[p] = {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p),
+                            "exp_avg_sq": torch.zeros_like(p)}  # fmt: skip
+        steps, m, v = ([state[p][name] for p in self.parameters] for name in ("step", "exp_avg", "exp_avg_sq"))
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            self.parameters, gradients_of(self.parameters), m, v, [], steps, lr=self.lr, beta1=self.betas[0],
+            beta2=self.betas[1], weight_decay=self.decay, eps=EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
 
-class Muon(torch.optim.Optimizer):
-    """One update of a matrix W of shape (rows, columns) with gradient G, momentum M and rate lr:
+@dataclass
+class Muon:
+    """Matrices and how they move; W of shape (rows, columns) with gradient G, momentum M and rate lr:
 
         M <- m M + (1 - m) G
         W <- (1 - lr decay) W - lr max(1, rows / columns)^0.5 orthogonalise(m M + (1 - m) G)
 
-    Matrices of one shape are worked on in one batch. `adamw` updates the other parameters of the model; both keep their
-    tensors in one `state`, so that a checkpoint need not know which parameter belongs to which. With `bf16` the
-    orthogonal matrix is computed in that format, whose errors are small beside what five rounds leave.
+    Those of one shape are worked on in one batch. With `bf16` the orthogonal matrix is computed in that format, whose
+    errors are small beside what five rounds leave.
     """
 
-    def __init__(
-        self, matrices: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, adamw: torch.optim.AdamW,
-        bf16: bool = False,
-    ) -> None:  # fmt: skip
-        defaults = {"lr": lr, "peak": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(matrices, {**adamw.defaults, **defaults})
-        self.adamw, self.format = adamw, torch.bfloat16 if bf16 else torch.float32
-        self.matrices = self.param_groups[0]
-        self.state = adamw.state
-        self.param_groups += adamw.param_groups
-        shapes = dict.fromkeys(p.shape for p in matrices)
-        self.alike: list[list[Tensor]] = [[p for p in matrices if p.shape == shape] for shape in shapes]
+    parameters: list[Tensor]
+    peak: float
+    decay: float
+    momentum: float
+    bf16: bool = False
+    lr: Any = 0.0
+
+    def update(self, state: State) -> None:
+        """Move every matrix by its gradient."""
+        for shape in dict.fromkeys(p.shape for p in self.parameters):
+            alike = [p for p in self.parameters if p.shape == shape]
+            for p in alike:
+                if "momentum" not in state[p]:
+                    state[p] = {"momentum": torch.zeros_like(p)}
+            gradients, memory = gradients_of(alike), [state[p]["momentum"] for p in alike]
+            torch._foreach_lerp_(memory, gradients, 1 - self.momentum)
+            mixed = torch.stack(torch._foreach_lerp(gradients, memory, self.momentum))  # (N, rows, columns)
+            rows, columns = shape
+            directions = orthogonalise(mixed.to(torch.bfloat16 if self.bf16 else torch.float32)).float().contiguous()
+            torch._foreach_mul_(alike, 1 - self.lr * self.decay)
+            torch._foreach_sub_(alike, (directions * (self.lr * max(1, rows / columns) ** 0.5)).unbind())
+
+
+def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Their gradients; after a backward pass every parameter of a model has one."""
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+class Optimizer:
+    """All parameters of a model, each in a group that knows how to move it, and what is remembered of them."""
+
+    def __init__(self, groups: list[AdamW | Muon]) -> None:
+        self.groups = groups
+        self.state: State = defaultdict(dict)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Update every parameter from its gradient; `closure` is torch's convention and not used."""
-        lr, momentum, decay = (self.matrices[name] for name in ("lr", "momentum", "weight_decay"))
-        for alike in self.alike:
-            gradients = [p.grad for p in alike if p.grad is not None]
-            for p in alike:
-                if "momentum" not in self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-            memory = [self.state[p]["momentum"] for p in alike]
-            torch._foreach_lerp_(memory, gradients, 1 - momentum)
-            mixed = torch.stack(torch._foreach_lerp(gradients, memory, momentum))  # (N, rows, columns)
-            rows, columns = mixed.shape[1:]
-            updates = orthogonalise(mixed.to(self.format)).float().contiguous() * (lr * max(1, rows / columns) ** 0.5)
-            torch._foreach_mul_(alike, 1 - lr * decay)
-            torch._foreach_sub_(alike, updates.unbind())
-        self.adamw.step()
+    def step(self) -> None:
+        """Update every parameter from its gradient."""
+        for group in self.groups:
+            group.update(self.state)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self.groups:
+            for p in group.parameters:
+                p.grad = None
+
+    def set_rate(self, share: float) -> None:
+        """Every group at `share` of its peak rate: one schedule moves them all."""
+        for group in self.groups:
+            if isinstance(group.lr, Tensor):
+                group.lr.fill_(group.peak * share)
+            else:
+                group.lr = group.peak * share
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) -> Optimizer:
+    """Muon for the 2-D weights of the blocks (AdamW if muon_lr is 0), AdamW for the rest, at their peak rates.
+
+    Weight decay pulls on every matrix but a table of positions: norms and biases have no direction to lose. On a text
+    that is read many times it keeps head and embedding from learning it by heart; the blocks need little (LOG.md).
+    """
+    hidden: list[Tensor] = []
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.dim() >= 2 and not name.startswith("positions.")
+        inside = config.muon_lr > 0 and name.startswith("blocks.")
+        (free if not matrix else hidden if inside else decayed).append(parameter)
+    betas = (config.beta1, config.beta2)
+    muon = Muon(hidden, config.muon_lr, config.muon_decay, config.muon_momentum, bf16)
+    optimizer = Optimizer(
+        [muon, AdamW(decayed, config.lr, config.weight_decay, betas), AdamW(free, config.lr, 0.0, betas)]
+    )
+    optimizer.groups = [group for group in optimizer.groups if group.parameters]
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        for group in optimizer.groups:
+            group.lr = torch.zeros((), device=device)
+    optimizer.set_rate(1.0)
+    return optimizer
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -104,7 +162,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ROUNDS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        mixed = torch.baddbmm(square, square, square, beta=b, alpha=c)  # b X X^T + c (X X^T)^2
+        x = torch.baddbmm(x, mixed, x, beta=a)
     return x.mT if tall else x
 
 
@@ -117,13 +176,3 @@ def schedule(step: int, config: TrainConfig) -> float:
     falling = config.decay * config.max_steps
     cool = (config.max_steps - step) / falling if falling > 0 else 1.0
     return max(0.0, min(1.0, warm, cool))
-
-
-def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Every group at `share` of its peak rate."""
-    for group in optimizer.param_groups:
-        rate = group["peak"] * share
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate

@@ -40,7 +40,7 @@ BATCHES = (4, 8)
 WIDTHS = {"n_embd", "n_heads", "n_kv_heads", "n_layers", "d_head", "d_ff"}
 WARMUP = 0.02  # of the steps
 EVALUATIONS = (4, 12)  # fewest and most in a run, the one at step 0 included
-EVALUATION_SHARE = 0.08  # of the time, if that allows the fewest
+EVALUATION_SHARE = 0.08  # of the time for validations and their checkpoints, if that allows the fewest
 SAMPLES = 4
 SNAPSHOTS = 12  # of the weights, log-spaced, beside step 0
 WRITTEN_BYTES_PER_S = 400e6  # with digests, to a local disk (LOG.md)
@@ -149,6 +149,21 @@ def matrix_parameters(model: ModelConfig) -> int:
     return model.n_layers * (attention + feed_forward) + model.n_embd * model.vocab_size
 
 
+def parameter_count(model: ModelConfig) -> int:
+    """Trainable numbers, as `TinyGPT.parameter_count` finds them, without making a model."""
+    m = model
+    norm = m.n_embd * (2 if m.norm == "layernorm" and m.bias else 1)
+    heads = m.d_head * (m.n_heads + 2 * m.n_kv_heads)
+    biases = m.bias * (heads + m.d_ff * (2 if m.feed_forward == "swiglu" else 1) + 2 * m.n_embd)
+    tables = m.n_embd * (m.vocab_size * (not m.tied) + m.block_size * (m.positions == "learned"))
+    return matrix_parameters(m) + tables + m.n_layers * (2 * norm + 2 * m.d_head * m.qk_norm + biases) + norm
+
+
+def checkpoint_s(config: Config) -> float:
+    """Seconds that a checkpoint takes: weights and two tensors of the optimizer, fp32."""
+    return 12 * parameter_count(config.model) / WRITTEN_BYTES_PER_S
+
+
 def fit_block_size(config: Config, n_tokens: int, given: Mapping[str, Any]) -> tuple[int, list[str]]:
     """The block size that a text of `n_tokens` can fill, and a sentence if it had to shrink.
 
@@ -202,7 +217,7 @@ def median_step(config: Config, machine: Machine, seconds: float, compiled: bool
             loss: torch.Tensor = loss_of(tokens, tokens)
             loss.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         return loss.detach()
 
     take_step = Recorded(step, machine.device) if machine.device.type == "cuda" and config.train.fast else step
@@ -280,29 +295,23 @@ def choose_steps(
     """max_steps, dropout and the intervals that are not given, and why.
 
     minutes: steps = (seconds - spent_s - evaluations) / step time, at most MOST_PASSES passes over the text; what was
-    spent on preparing takes at most half of the minutes.
+    spent on preparing takes at most half of the minutes. A short run is looked at and saved less often.
     """
     epoch = windows.count / config.train.batch_size  # steps
-    evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
-    evaluations = EVALUATIONS[1]
+    evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE + checkpoint_s(config)
     chosen: dict[str, Any] = {"threads": speed.threads}
     reasons = []
-    if config.train.max_steps:
-        steps = config.train.max_steps
-    elif budget.steps:
-        steps = int(budget.steps)
-    elif budget.epochs:
-        steps = math.ceil(budget.epochs * epoch)
-    else:
-        assert budget.minutes is not None  # Budget sees to it
-        total_s = max(30 * budget.minutes, 60 * budget.minutes - spent_s)
-        affordable = int(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
-        evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
+    minutes = budget.minutes or 0.0
+    steps = config.train.max_steps or int(budget.steps or 0) or math.ceil((budget.epochs or 0.0) * epoch)
+    total_s = steps * speed.step_s if steps else max(30 * minutes, 60 * minutes - spent_s)
+    affordable = int(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
+    evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
+    if not steps:
         steps = max(1, int(max(0.5 * total_s, total_s - evaluations * evaluation_s) / speed.step_s))
         most = max(100, math.ceil(MOST_PASSES * epoch))
         if steps > most:
             reasons.append(
-                f"max_steps {most}: {budget.minutes:g} minutes would be {steps / epoch:,.0f} passes over this text; "
+                f"max_steps {most}: {minutes:g} minutes would be {steps / epoch:,.0f} passes over this text; "
                 f"after {MOST_PASSES} a model mostly memorises."
             )
             steps = most
@@ -337,15 +346,15 @@ def decay_for(passes: float) -> float:
     return round(min(max(DECAY_PER_PASS * passes, low), high), 2)
 
 
-def expected_seconds(config: Config, speed: Speed, val_tokens: int, parameters: int = 0, device: str = "cpu") -> float:
+def expected_seconds(config: Config, speed: Speed, val_tokens: int, device: str = "cpu") -> float:
     """Training, evaluations, samples, checkpoints and snapshots of the whole run [s]."""
     evaluations = config.train.max_steps // config.train.eval_every + 2
     samples = config.train.max_steps // config.train.sample_every + 1
     evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
     sample_s = SAMPLE_TOKENS * 2e-3  # about 500 tokens a second, one at a time
     saves = config.train.max_steps // config.train.save_every + 1
-    written_bytes = parameters * (12 * saves + 4 * SNAPSHOTS)  # with two tensors of the optimizer, or weights alone
-    beside_s = written_bytes / WRITTEN_BYTES_PER_S + (GPU_START_S if device == "cuda" else 0.0)
+    written_s = checkpoint_s(config) * (saves + SNAPSHOTS / 3)  # a snapshot is weights alone
+    beside_s = written_s + (GPU_START_S if device == "cuda" else 0.0)
     return config.train.max_steps * speed.step_s + evaluations * evaluation_s + samples * sample_s + beside_s
 
 

@@ -10,11 +10,10 @@ import math
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from tinygpt import corpus as corpora
 from tinygpt.config import DEFAULT_PRESET, Config, DataConfig, make_config, to_dict
@@ -24,7 +23,6 @@ from tinygpt.data import SAMPLE_TOKENS, Ids, Windows, encode
 from tinygpt.distributed import ALONE, Machine, Ranks, choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import XZ_HISTORY_BYTES, baselines
-from tinygpt.model import TinyGPT
 from tinygpt.plan import (
     CALIBRATION_S,
     CALIBRATION_SHARE,
@@ -40,6 +38,7 @@ from tinygpt.plan import (
     expected_seconds,
     fit_block_size,
     measure,
+    parameter_count,
 )
 from tinygpt.runs import Run, create
 from tinygpt.tokenizer import Tokenizer, train_tokenizer
@@ -132,7 +131,10 @@ def decide(
 
     sampled = f" (on {SAMPLE_TOKENS:,} of the tokens)" if len(train_ids) > SAMPLE_TOKENS else ""
     say(f"Scoring simpler models to compare with{sampled}, and measuring the speed of this machine ...")
-    compared, floor = compare_with(corpus, train_ids, val_ids, tokenizer)
+    beside = ThreadPoolExecutor(1)
+    comparing = beside.submit(compare_with, corpus, train_ids, val_ids, tokenizer)
+    if machine.device.type == "cpu":  # whose speed is measured next
+        comparing.result()
     seconds = min(CALIBRATION_S, CALIBRATION_SHARE * 60 * (budget.minutes or math.inf))
     measured, speed = config, speed_of(config, machine, seconds)
     size, why_size = choose_size(config, budget, speed, windows, given, ranks.size)
@@ -145,12 +147,12 @@ def decide(
     faster, why_compiled = compiled_speed(share_of(config, ranks), machine, speed, work_s)
     speed = faster or speed
     settled["compiled"] = "yes" if faster else "no"
+    compared, floor = comparing.result()
     spent_s = time.perf_counter() - began
     steps, why_steps = choose_steps(config, budget, speed, windows, len(val_ids), given, spent_s)
     config = make_config(preset, {**settled, **steps})
-    with torch.device("meta"):  # shapes without memory
-        parameters = TinyGPT(config.model).parameter_count()
-    expected_s = expected_seconds(config, speed, len(val_ids), parameters, machine.device.type)
+    parameters = parameter_count(config.model)
+    expected_s = expected_seconds(config, speed, len(val_ids), machine.device.type)
     expected_bpb = expected_bits_per_byte(compared, floor, config, windows)
     memory_bytes = expected_memory_bytes(config, machine, parameters)
     say(plan_line(config, windows, parameters, speed))

@@ -21,6 +21,7 @@ from tinygpt.display import Display
 from tinygpt.distributed import Machine
 from tinygpt.errors import MISMATCH, UserError
 from tinygpt.model import TinyGPT
+from tinygpt.optim import Optimizer
 from tinygpt.records import Log
 from tinygpt.runs import Run
 
@@ -36,13 +37,13 @@ class Session:
     machine: Machine
     model: TinyGPT
     loss: torch.nn.Module  # of (inputs, targets) [nats/token]
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     progress: Progress
     windows: Windows
     log: Log
     display: Display
     clock: Clock
-    differentiate: Callable[[Tensor], tuple[Tensor, Tensor]] = field(init=False)  # train.py's, recorded on a GPU
+    differentiate: Callable[[Tensor], Tensor] = field(init=False)  # train.py's, recorded on a GPU
     update: Callable[[Tensor], None] = field(init=False)
     failed_saves: int = 0  # in a row
     best_saved: tuple[float | None, int | None] = (None, None)  # best_bpb and best_step of the last checkpoint

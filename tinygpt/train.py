@@ -27,7 +27,7 @@ from tinygpt.guards import note_spike, refuse_step, save, save_snapshot, within_
 from tinygpt.inference import generate
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
-from tinygpt.optim import make_optimizer, schedule, set_rate
+from tinygpt.optim import gradients_of, make_optimizer, schedule
 from tinygpt.plan import SAMPLE_TOKENS, SNAPSHOTS
 from tinygpt.records import METRICS, Log, NoLog
 from tinygpt.runs import Run, steps_recorded
@@ -128,7 +128,7 @@ def train(s: Session) -> int:
             if note_spike(s, loss, grad_norm) if finite else refuse_step(s, loss, grad_norm):
                 continue  # the run went back to a checkpoint
             if finite:
-                set_rate(s.optimizer, share)
+                s.optimizer.set_rate(share)
                 s.update(torch.tensor(grad_norm))
                 p.refused = 0
                 p.train_loss = loss if p.train_loss is None else 0.9 * p.train_loss + 0.1 * loss
@@ -144,28 +144,27 @@ def gather_gradient(s: Session) -> tuple[float, float]:
     """
     config, p, ranks = s.run.config.train, s.progress, s.machine.ranks
     firsts = s.windows.share(p.batch, config.batch_size, ranks.rank, ranks.size)  # (B,)
-    torch.manual_seed(config.seed * 1_000_003 + p.step + RANKS_APART * ranks.rank)  # for dropout
-    loss, grad_norm = s.differentiate(firsts)
-    mean_loss, mean_norm = ranks.mean(loss.item(), grad_norm.item())
-    return mean_loss, mean_norm
+    s.machine.seed(config.seed * 1_000_003 + p.step + RANKS_APART * ranks.rank)  # for dropout
+    loss, grad_norm = ranks.mean(*s.differentiate(firsts).tolist())
+    return loss, grad_norm
 
 
-def differentiate(s: Session, firsts: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and gradient norm of the windows that begin at `firsts`; leaves the gradient in the parameters.
+def differentiate(s: Session, firsts: Tensor) -> Tensor:
+    """Loss and gradient norm, (2,), of the windows that begin at `firsts`; leaves the gradient in the parameters.
 
     Each micro-step sees an equal share of the batch and its loss is divided by their number, so the gradient is
     that of the whole batch whatever the micro-batch; ranks average theirs.
     """
     inputs, targets = s.windows.cut(firsts)  # (B, T) each
     micro_steps = len(inputs) // s.machine.ranks.micro_batch(s.run.config.train, s.progress.micro_batch)
-    s.optimizer.zero_grad(set_to_none=True)
+    s.optimizer.zero_grad()
     total = torch.zeros((), device=s.machine.device)
     for i, (x, y) in enumerate(zip(inputs.chunk(micro_steps), targets.chunk(micro_steps), strict=True), 1):
         with keeping_back(s.loss, i == micro_steps):
             loss = s.loss(x.to(s.machine.device), y.to(s.machine.device)) / micro_steps
             loss.backward()
         total += loss.detach()
-    return total, torch.nn.utils.get_total_norm([q.grad for q in s.model.parameters() if q.grad is not None])
+    return torch.stack((total, torch.nn.utils.get_total_norm(gradients_of(s.model.parameters()))))
 
 
 def update(s: Session, grad_norm: Tensor) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tinygpt.config import PRESETS
+from tinygpt.config import PRESETS, make_config
 from tinygpt.distributed import Machine
-from tinygpt.loss import LinearCrossEntropy, TrainingLoss, next_token_loss
+from tinygpt.loss import AttentionByFormula, LinearCrossEntropy, TrainingLoss, next_token_loss
+from tinygpt.model import CausalAttention, NoCache
 from tinygpt.records import read
 from tinygpt.train import set_up, train
 
@@ -68,13 +69,31 @@ def test_bf16_is_fp32_within_its_digits(make_model, machine, preset):
     """8 bits of mantissa: the losses agree to a few thousandths, the gradients point the same way."""
     model = make_model(preset, std=0.1)
     loss, exact = gradients(model, TrainingLoss(model, machine)(*batch()))
-    for fast in (True, False):
+    for fast in (False, True):  # the fast one changes the model's attention
         rough_loss, rough = gradients(model, TrainingLoss(model, BF16, fast)(*batch()))
         assert rough_loss.item() == pytest.approx(loss.item(), rel=5e-3)
         for name, expected in exact.items():
             if expected.norm() > 1e-6:  # a key's bias has a gradient of nothing but rounding
                 assert F.cosine_similarity(rough[name].flatten(), expected.flatten(), dim=0) > 0.99, name
         assert all(g.dtype == torch.float32 for g in rough.values())
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+def test_attention_by_its_formula_is_attention(n_kv_heads):
+    """A whole text, and one new token after it; forward and backward."""
+    config = make_config("modern", {"n_embd": 32, "n_heads": 4, "n_kv_heads": n_kv_heads}).model
+    generator = torch.Generator().manual_seed(1)
+    for new in (9, 1):
+        shapes = ((2, 4, new, 8), (2, n_kv_heads, 9, 8), (2, n_kv_heads, 9, 8))
+        found = []
+        for kind in (CausalAttention, AttentionByFormula):
+            generator.manual_seed(1)
+            q, k, v = (torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes)
+            y = kind(config).look(q, k, v, NoCache())
+            (y * torch.arange(y.numel()).view(y.shape)).sum().backward()
+            found.append((y.detach(), q.grad, k.grad, v.grad))
+        for measured, expected in zip(*found, strict=True):
+            torch.testing.assert_close(measured, expected)
 
 
 @NEEDS_COMPILER

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from tinygpt.config import PRESETS, SIZES, ModelConfig, TrainConfig
 from tinygpt.loss import next_token_loss
 from tinygpt.model import TinyGPT
-from tinygpt.optim import make_optimizer, schedule, set_rate
+from tinygpt.optim import make_optimizer, schedule
 
 AXES = {
     "positions": ["learned", "rotary"],
@@ -94,7 +94,7 @@ def steps(model, config, batch):
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        set_rate(optimizer, schedule(step, config))
+        optimizer.set_rate(schedule(step, config))
         optimizer.step()
     return loss.item()
 

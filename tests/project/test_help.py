@@ -69,3 +69,22 @@ def options_without_help(command=None, words: tuple[str, ...] = ()) -> list[str]
 
 def test_everything_has_a_description():
     assert options_without_help() == ["compare runs"] or options_without_help() == []
+
+
+TRAIN = """
+import sys
+sys.argv = ["tinygpt", "train", "text.txt", "--steps", "2", "--quiet", "device=cpu", "n_embd=16", "n_heads=2",
+            "n_layers=1", "block_size=16", "vocab_size=259"]
+from tinygpt.cli import main
+try:
+    main()
+finally:
+    print("COMPILER", sorted({"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def test_training_loads_no_compiler(tmp_path):
+    """PyTorch's takes two seconds, and it comes with torch.optim and with harmless-looking calls."""
+    (tmp_path / "text.txt").write_text("The fox ate the figs. " * 200)
+    done = subprocess.run([sys.executable, "-c", TRAIN], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines()[-1] == "COMPILER []" and done.returncode == 0

@@ -14,6 +14,7 @@ from tinygpt.errors import MISMATCH, UserError
 from tinygpt.export import hf
 from tinygpt.inference import generate
 from tinygpt.model import TinyGPT
+from tinygpt.optim import Optimizer
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: the HF export is unchecked")
 
@@ -48,7 +49,7 @@ def exported(tmp_path, monkeypatch, make_run, make_model):
     def make(preset="modern", **fields):
         run = make_run(tmp_path / "runs" / "x", preset, **{"block_size": 64, **fields})
         random_weights = make_model(preset, std=0.1, **vars(run.config.model))
-        optimizer = torch.optim.AdamW(random_weights.parameters())
+        optimizer = Optimizer([])
         checkpoint.save(run.folder, random_weights, optimizer, checkpoint.Progress(step=4), run.digests)
         done = export.export("x", "hf")
         return export.source("x")[0], done

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tinygpt.config import PRESETS, TrainConfig
-from tinygpt.optim import make_optimizer, orthogonalise, schedule, set_rate
+from tinygpt.optim import AdamW, Muon, make_optimizer, orthogonalise, schedule
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -13,9 +13,10 @@ def test_decay_pulls_at_matrices_alone(make_model, preset):
     model = make_model(preset)
     optimizer = make_optimizer(model, TrainConfig(weight_decay=0.3, muon_decay=0.2))
     names = {id(p): name for name, p in model.named_parameters()}
-    hidden, head, free = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    hidden, head, free = ([names[id(p)] for p in group.parameters] for group in optimizer.groups)
     assert sorted(hidden + head + free) == sorted(names.values())
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.3, 0.0]
+    assert [type(group) for group in optimizer.groups] == [Muon, AdamW, AdamW]
+    assert [group.decay for group in optimizer.groups] == [0.2, 0.3, 0.0]
     assert all(name.startswith("blocks.") for name in hidden)
     assert head in (["embedding.weight", "head.weight"], ["embedding.weight"])  # gpt2 is tied
     decayed = hidden + head
@@ -26,10 +27,10 @@ def test_decay_pulls_at_matrices_alone(make_model, preset):
 
 def test_settings_reach_the_optimizer(make_model):
     optimizer = make_optimizer(make_model(), TrainConfig(lr=0.5, beta1=0.8, beta2=0.7))
-    for group in optimizer.param_groups[1:]:
-        assert (group["lr"], group["peak"], group["betas"]) == (0.5, 0.5, (0.8, 0.7))
-    muon = make_optimizer(make_model(), TrainConfig(muon_lr=0.3, muon_momentum=0.6)).param_groups[0]
-    assert (muon["lr"], muon["peak"], muon["momentum"]) == (0.3, 0.3, 0.6)
+    for group in optimizer.groups[1:]:
+        assert (group.lr, group.peak, group.betas) == (0.5, 0.5, (0.8, 0.7))
+    muon = make_optimizer(make_model(), TrainConfig(muon_lr=0.3, muon_momentum=0.6)).groups[0]
+    assert (muon.lr, muon.peak, muon.momentum) == (0.3, 0.3, 0.6)
 
 
 def test_one_update_is_adamw_by_hand():
@@ -42,6 +43,27 @@ def test_one_update_is_adamw_by_hand():
     optimizer.step()
     expected = torch.tensor([[1.0 * (1 - 0.05) - 0.1, -2.0 * (1 - 0.05) + 0.1]])
     torch.testing.assert_close(model.weight.data, expected, atol=1e-6, rtol=0)
+
+
+def test_adamw_is_torchs(make_model):
+    """Bit for bit, over steps with other rates, with decay and without."""
+    model, other = make_model("gpt2"), make_model("gpt2")
+    ours = make_optimizer(model, TrainConfig(lr=0.01, muon_lr=0.0, weight_decay=0.3, beta1=0.8, beta2=0.9))
+    decayed, free = ([dict(zip(model.parameters(), other.parameters(), strict=True))[p] for p in group.parameters]
+                     for group in ours.groups)  # fmt: skip
+    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": free, "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.9), fused=True)
+    generator = torch.Generator().manual_seed(1)
+    for share in (1.0, 0.5, 0.1):
+        ours.set_rate(share)
+        for group in theirs.param_groups:
+            group["lr"] = 0.01 * share
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
 def rates(**fields):
@@ -117,7 +139,7 @@ def test_muon_by_hand():
         weight.copy_(torch.tensor([[1.0, -2.0]]))
     optimizer = make_optimizer(model, TrainConfig(muon_lr=0.1, muon_momentum=0.5, muon_decay=0.5))
     weight.grad = torch.tensor([[3.0, -4.0]])
-    set_rate(optimizer, 0.5)
+    optimizer.set_rate(0.5)
     optimizer.step()
     x = 1.0
     for _ in range(5):
@@ -128,7 +150,7 @@ def test_muon_by_hand():
 
 def test_the_rate_moves_every_group_along_one_schedule(make_model):
     optimizer = make_optimizer(make_model(), TrainConfig(lr=0.4, muon_lr=0.2))
-    set_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1, 0.1]
-    set_rate(optimizer, 1.0)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.4, 0.4]
+    optimizer.set_rate(0.25)
+    assert [group.lr for group in optimizer.groups] == [0.05, 0.1, 0.1]
+    optimizer.set_rate(1.0)
+    assert [group.lr for group in optimizer.groups] == [0.2, 0.4, 0.4]

@@ -30,6 +30,7 @@ from tinygpt.plan import (
     expected_seconds,
     fit_block_size,
     matrix_parameters,
+    parameter_count,
     peak_memory_bytes,
     thread_candidates,
 )
@@ -44,6 +45,12 @@ def plan(budget, speed=SPEED, windows=100_000, val_tokens=0, preset="modern", **
     text = Windows(np.zeros((windows + 1) * 256 + 1, dtype=np.uint8), 256, 0)
     assert text.count == windows
     return choose_steps(config, budget, speed, text, val_tokens, given)
+
+
+@pytest.fixture(autouse=True)
+def free_saves(monkeypatch):
+    """Checkpoints that take no time, for plain numbers; `monkeypatch.undo` brings theirs back."""
+    monkeypatch.setattr(planning, "checkpoint_s", lambda _: 0.0)
 
 
 # --- the budget ------------------------------------------------------------------------------------------------------
@@ -87,6 +94,13 @@ def test_long_validations_come_less_often():
     """Half a second each: 9 fit into 8 % of a minute; they take 4.5 s, 45 steps."""
     chosen, _ = plan(Budget(minutes=1), val_tokens=15_000)
     assert (chosen["max_steps"], chosen["eval_every"]) == (555, 70)
+
+
+def test_a_short_run_is_saved_less_often(monkeypatch):
+    """12 bytes for each of 1.9 M numbers, 400 MB a second: 57 ms a checkpoint. 8 % of 5 s pays for 7 of them."""
+    monkeypatch.undo()
+    steps = {seconds: plan(Budget(steps=10 * seconds), log_every=1)[0]["save_every"] for seconds in (1, 5, 60)}
+    assert steps == {1: math.ceil(10 / 3), 5: math.ceil(50 / 6), 60: math.ceil(600 / 11)}
 
 
 def test_training_keeps_half_of_the_time():
@@ -180,13 +194,15 @@ def test_dropout_by_passes():
     assert chosen["dropout"] == 0.1 and "dropout 0.1: the text is read 8.0 times." in reasons
 
 
-def test_expected_time_is_the_sum_of_its_parts():
+def test_expected_time_is_the_sum_of_its_parts(monkeypatch):
+    monkeypatch.undo()
     config = make_config("modern", {"max_steps": 100, "eval_every": 50, "save_every": 50, "sample_every": 25})
     # 100 steps of 0.1 s; 4 validations of 3000 / 10000 / 3 s; 5 samples of 60 tokens at 2 ms
-    assert expected_seconds(config, SPEED, 3000) == pytest.approx(10 + 4 * 0.1 + 5 * 0.12)
-    # 3 checkpoints of 12 and 12 snapshots of 4 bytes a parameter, 400 MB a second; what a GPU needs to begin
-    more = expected_seconds(config, SPEED, 3000, 10**6, "cuda") - expected_seconds(config, SPEED, 3000)
-    assert more == pytest.approx((36 + 48) / 400 + 1.5)
+    # 3 checkpoints of 12 and 12 snapshots of 4 bytes a parameter, 400 MB a second
+    written_s = (36 + 48) * parameter_count(config.model) / 400e6
+    assert expected_seconds(config, SPEED, 3000) == pytest.approx(10 + 4 * 0.1 + 5 * 0.12 + written_s)
+    more = expected_seconds(config, SPEED, 3000, "cuda") - expected_seconds(config, SPEED, 3000)
+    assert more == pytest.approx(1.5)  # what a GPU needs to begin
 
 
 # --- shape -----------------------------------------------------------------------------------------------------------
@@ -288,13 +304,15 @@ def test_the_tutorial_is_not_resized():
     assert size(Budget(minutes=1000), preset="tutorial") == ({}, [])
 
 
+@pytest.mark.parametrize("fields", [{}, {"n_kv_heads": 2, "d_head": 24, "bias": True}, {"bias": False, "tied": True}])
 @pytest.mark.parametrize("preset", ["modern", "gpt2", "tutorial"])
-def test_matrix_parameters_are_those_of_the_model(preset):
+def test_parameters_are_counted_as_the_model_has_them(preset, fields):
     from tinygpt.model import TinyGPT
 
-    model = TinyGPT(make_config(preset).model)
+    model = TinyGPT(make_config(preset, fields).model)
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and name.startswith("blocks.")]
     assert matrix_parameters(model.config) == sum(p.numel() for p in [*hidden, model.head.weight])
+    assert parameter_count(model.config) == model.parameter_count()
 
 
 # --- compiled blocks -------------------------------------------------------------------------------------------------
