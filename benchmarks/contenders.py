@@ -277,9 +277,9 @@ def pace(metrics: Sequence[Mapping[str, Any]], tokens: int, saved: Collection[in
 # --- the text and its tokens -----------------------------------------------------------------------------------------
 
 
-def default_text(folder: Path, timeout_s: float) -> Path:
-    """A megabyte of built-in tales."""
-    command = [sys.executable, "-m", "tinygpt", "corpus", "tales", "-o", "tales.txt", "--megabytes", "1"]
+def default_text(folder: Path, timeout_s: float, megabytes: int = 1) -> Path:
+    """Built-in tales."""
+    command = [sys.executable, "-m", "tinygpt", "corpus", "tales", "-o", "tales.txt", "--megabytes", str(megabytes)]
     finished = run(command, folder, environment(folder, "cpu"), timeout_s)
     if finished.exit_code:
         raise BenchmarkError(f"the built-in tales could not be written: {last_line(finished)}")

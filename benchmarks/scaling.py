@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def work(folder: Path, steps: int) -> None:
                 "losses": losses, "memory_bytes": memory, "device": machine.why,
             }  # fmt: skip
             print(json.dumps(answer), flush=True)
+    os._exit(0)  # as the command line ends: torch's threads between ranks can crash Python's tidying up
 
 
 def matrix_rate(machine: Any) -> float:

@@ -203,9 +203,9 @@ def save_snapshot(run: Path, step: int, model: TinyGPT) -> None:
 def room_for_run(parameters: int, snapshots: int) -> int:
     """Bytes that a run takes on the disk at most, all its checkpoints and snapshots together: fp32 numbers.
 
-    A checkpoint has the weights and at most two moments of each; one more is being written beside those kept.
+    A checkpoint has weights, their mean and at most two moments of each; one more is being written beside those kept.
     """
-    return 4 * parameters * (3 * (KEEP + 2) + snapshots)
+    return 4 * parameters * (4 * (KEEP + 2) + snapshots)
 
 
 def prune(folder: Path) -> list[str]:

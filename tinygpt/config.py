@@ -103,6 +103,9 @@ class TrainConfig:
     muon_decay: float = setting(0.1, "Muon: the same, times muon_lr", 0.0, 100.0)
     warmup_steps: int = setting(-1, "steps of linear warm-up (-1: 2 % of max_steps)", -1, 10**9)
     decay: float = setting(0.5, "share of the steps, at the end, in which lr falls linearly to 0", 0.0, 1.0)
+    average: float = setting(
+        0.2, "share of the steps over which the weights that are kept are a mean (0: none)", 0.0, 1.0
+    )
     beta1: float = setting(0.9, "AdamW: memory of the gradient", 0.0, 0.9999)
     beta2: float = setting(0.98, "AdamW: memory of its square", 0.0, 0.999999)
     grad_clip: float = setting(1.0, "largest gradient norm (0: no limit)", 0.0, 1e9)
@@ -168,7 +171,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         # The tutorial's recipe: AdamW with PyTorch's decay and betas, a constant rate, nothing clipped.
         "train": {
             "batch_size": 32, "lr": 3e-4, "muon_lr": 0.0, "weight_decay": 0.01, "warmup_steps": 0, "decay": 0.0,
-            "beta2": 0.999, "grad_clip": 0.0,
+            "beta2": 0.999, "grad_clip": 0.0, "average": 0.0,
         },
     },
     "gpt2": {

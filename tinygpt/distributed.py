@@ -30,7 +30,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from tinygpt.config import TrainConfig, listing
@@ -279,15 +278,7 @@ class Machine:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 matrix products where `bf16` is set, else nothing."""
-        context = contextlib.ExitStack()
-        if self.bf16:
-            context.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-        if self.bf16 and self.device.type == "cpu":
-            # torch's blockwise attention is slower in bf16 than in fp32 on CPUs; the formula as it stands is 2.6 times
-            # faster (LOG.md), but only if it may also add up in bf16.
-            torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # in spite of its name for every device
-            context.enter_context(sdpa_kernel(SDPBackend.MATH))
-        return context
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 def available_devices() -> dict[str, str]:

@@ -17,7 +17,7 @@ from tinygpt.data import Ids, count_pairs, count_tokens, pair_numbers, sample, s
 from tinygpt.distributed import Machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.inference import generate_documents
-from tinygpt.loss import next_token_loss
+from tinygpt.loss import by_formula, next_token_loss
 from tinygpt.model import TinyGPT
 from tinygpt.tokenizer import Tokenizer
 
@@ -72,6 +72,7 @@ def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, toke
     whole = [w for w in windows if w[1] - w[0] == model.config.block_size]
     rows = max(1, (tokens_at_once or TOKENS_AT_ONCE[machine.device.type]) // model.config.block_size)
     batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[w] for w in windows[len(whole) :]]
+    by_formula(model, machine)
     was_training, nats, ranks = model.training, [0.0] * len(batches), machine.ranks
     model.eval()
     for i in range(ranks.rank, len(batches), ranks.size):

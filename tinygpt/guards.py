@@ -56,7 +56,8 @@ def write_checkpoint(s: Session, last: bool) -> bool:
     try:
         s.log.sync()
         p.time_s, p.logs = s.clock.read(), s.log.sizes()
-        damaged = checkpoint.save(s.run.folder, s.model, s.optimizer, p, s.run.digests)
+        with s.optimizer.averaged():
+            damaged = checkpoint.save(s.run.folder, s.model, s.optimizer, p, s.run.digests)
         s.failed_saves = 0
     except OSError as error:
         s.failed_saves += 1
@@ -79,7 +80,8 @@ def write_checkpoint(s: Session, last: bool) -> bool:
 def save_snapshot(s: Session) -> None:
     """The weights of this step, for looking back; without room it is left out, said so."""
     try:
-        checkpoint.save_snapshot(s.run.folder, s.progress.step, s.model)
+        with s.optimizer.averaged():
+            checkpoint.save_snapshot(s.run.folder, s.progress.step, s.model)
     except OSError as error:
         s.event(f"The snapshot of step {s.progress.step:,} is left out: {error.strerror or error}.")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST_ROW = 32_768  # scores that one block of GPU threads can hold
+LARGEST_ROW = 65_536  # scores that one block of GPU threads can hold
 
 
 def loss_and_gradient(scores: Tensor, targets: Tensor) -> Tensor | None:
@@ -22,7 +22,7 @@ def loss_and_gradient(scores: Tensor, targets: Tensor) -> Tensor | None:
         return None
     nats = torch.empty(len(scores), device=scores.device, dtype=torch.float32)
     width = 1 << (scores.shape[1] - 1).bit_length()
-    warps = min(16, max(1, width // 512))
+    warps = min(32, max(1, width // 512))
     kernel[(len(scores),)](scores, targets, nats, scores.shape[1], BLOCK=width, num_warps=warps)
     return nats
 

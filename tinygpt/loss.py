@@ -83,16 +83,22 @@ class AttentionByFormula(CausalAttention):
         return scores.softmax(-1) @ v  # (B, H, T, K)
 
 
+def by_formula(model: TinyGPT, machine: Machine) -> None:
+    """Let a model that computes in bf16 on a CPU attend by the formula; elsewhere it stays as it is."""
+    if machine.bf16 and machine.device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, CausalAttention):
+                module.__class__ = AttentionByFormula
+
+
 class TrainingLoss(nn.Module):
     """loss(inputs, targets) of a model on a machine [nats/token], a scalar with a gradient."""
 
     def __init__(self, model: TinyGPT, machine: Machine, fast: bool = True, compiled: bool = False) -> None:
         super().__init__()
         self.model, self.machine, self.fast = model, machine, fast
-        if fast and machine.bf16 and machine.device.type == "cpu":
-            for module in model.modules():
-                if isinstance(module, CausalAttention):
-                    module.__class__ = AttentionByFormula
+        if fast:
+            by_formula(model, machine)
         # Block by block: one compilation serves them all. In a list of its own, so that the model itself stays plain.
         self.blocks = [torch.compile(block) for block in model.blocks] if compiled else list(model.blocks)
 

@@ -11,7 +11,8 @@ in which a small model is half trained. tests/unit/test_optim.py holds them agai
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from tinygpt.config import TrainConfig
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 EPSILON = 1e-8  # AdamW: added to the root, so that nothing is divided by 0
+MEAN = "mean"  # in `State`: of a parameter and its mean, the one that is not in the model
 State = dict[Tensor, dict[str, Tensor]]  # what is remembered of each parameter, by name
 
 
@@ -41,14 +43,14 @@ class AdamW:
     peak: float  # of the rate
     decay: float
     betas: tuple[float, float]
-    lr: Any = 0.0  # on a GPU a tensor: a recorded update reads its rate where it is
+    lr: Any = 0.0  # on a GPU a tensor, see `put`
 
     def update(self, state: State) -> None:
         """Move every parameter by its gradient."""
         for p in self.parameters:
             if "exp_avg" not in state[p]:
-                state[p] = {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p),
-                            "exp_avg_sq": torch.zeros_like(p)}  # fmt: skip
+                state[p]["step"] = torch.zeros((), device=p.device)
+                state[p]["exp_avg"], state[p]["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         steps, m, v = ([state[p][name] for p in self.parameters] for name in ("step", "exp_avg", "exp_avg_sq"))
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
@@ -81,7 +83,7 @@ class Muon:
             alike = [p for p in self.parameters if p.shape == shape]
             for p in alike:
                 if "momentum" not in state[p]:
-                    state[p] = {"momentum": torch.zeros_like(p)}
+                    state[p]["momentum"] = torch.zeros_like(p)
             gradients, memory = gradients_of(alike), [state[p]["momentum"] for p in alike]
             torch._foreach_lerp_(memory, gradients, 1 - self.momentum)
             mixed = torch.stack(torch._foreach_lerp(gradients, memory, self.momentum))  # (N, rows, columns)
@@ -97,31 +99,69 @@ def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 class Optimizer:
-    """All parameters of a model, each in a group that knows how to move it, and what is remembered of them."""
+    """All parameters of a model, each in a group that knows how to move it, and what is remembered of them.
 
-    def __init__(self, groups: list[AdamW | Muon]) -> None:
-        self.groups = groups
+    With `averages`, also a moving mean of every parameter, after a step with the share `newest` of its new value:
+
+        mean <- mean + newest (theta - mean)
+
+    A step overshoots one way, the next the other; their mean is nearer to where they go (Polyak and Juditsky 1992).
+    """
+
+    def __init__(self, groups: list[AdamW | Muon], averages: bool = False) -> None:
+        self.groups, self.averages = groups, averages
+        self.parameters = [p for group in groups for p in group.parameters]
         self.state: State = defaultdict(dict)
+        device = self.parameters[0].device if self.parameters else torch.device("cpu")
+        self.newest: Any = torch.ones((), device=device) if device.type == "cuda" else 1.0
+        if device.type == "cuda":
+            for group in groups:
+                group.lr = torch.zeros((), device=device)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every parameter from its gradient."""
+        """Update every parameter from its gradient, and its mean."""
         for group in self.groups:
             group.update(self.state)
+        if self.averages:
+            for p in self.parameters:
+                if MEAN not in self.state[p]:
+                    self.state[p][MEAN] = p.detach().clone()
+            means = [self.state[p][MEAN] for p in self.parameters]
+            changes = torch._foreach_sub(self.parameters, means)
+            torch._foreach_mul_(changes, self.newest)
+            torch._foreach_add_(means, changes)
+
+    def swap(self) -> None:
+        """The means into the model and the weights into `state`, or back; nothing happens where there are no means."""
+        for p in self.parameters:
+            if MEAN in self.state[p]:
+                p.data, self.state[p][MEAN] = self.state[p][MEAN], p.data
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with the means in it: what is validated, drawn from and saved."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for group in self.groups:
-            for p in group.parameters:
-                p.grad = None
+        for p in self.parameters:
+            p.grad = None
 
-    def set_rate(self, share: float) -> None:
+    def set_rate(self, share: float, newest: float = 1.0) -> None:
         """Every group at `share` of its peak rate: one schedule moves them all."""
         for group in self.groups:
-            if isinstance(group.lr, Tensor):
-                group.lr.fill_(group.peak * share)
-            else:
-                group.lr = group.peak * share
+            group.lr = put(group.lr, group.peak * share)
+        self.newest = put(self.newest, newest)
+
+
+def put(place: Any, value: float) -> Any:
+    """The value, or the tensor `place` with the value in it: a recorded update reads it where it is."""
+    return place.fill_(value) if isinstance(place, Tensor) else value
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) -> Optimizer:
@@ -139,14 +179,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig, bf16: bool = False) ->
         (free if not matrix else hidden if inside else decayed).append(parameter)
     betas = (config.beta1, config.beta2)
     muon = Muon(hidden, config.muon_lr, config.muon_decay, config.muon_momentum, bf16)
-    optimizer = Optimizer(
-        [muon, AdamW(decayed, config.lr, config.weight_decay, betas), AdamW(free, config.lr, 0.0, betas)]
-    )
-    optimizer.groups = [group for group in optimizer.groups if group.parameters]
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        for group in optimizer.groups:
-            group.lr = torch.zeros((), device=device)
+    groups: list[AdamW | Muon] = [
+        muon,
+        AdamW(decayed, config.lr, config.weight_decay, betas),
+        AdamW(free, config.lr, 0.0, betas),
+    ]
+    optimizer = Optimizer([group for group in groups if group.parameters], averages=config.average > 0)
     optimizer.set_rate(1.0)
     return optimizer
 
@@ -176,3 +214,11 @@ def schedule(step: int, config: TrainConfig) -> float:
     falling = config.decay * config.max_steps
     cool = (config.max_steps - step) / falling if falling > 0 else 1.0
     return max(0.0, min(1.0, warm, cool))
+
+
+def newest_share(step: int, config: TrainConfig) -> float:
+    """Share of the new weights in their mean after update number `step`: first a mean of all, then a moving one.
+
+    max(1 / (step + 1), 1 / (average * max_steps))
+    """
+    return max(1 / (step + 1), 1 / max(1.0, config.average * config.max_steps))

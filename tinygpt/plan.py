@@ -160,8 +160,8 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def checkpoint_s(config: Config) -> float:
-    """Seconds that a checkpoint takes: weights and two tensors of the optimizer, fp32."""
-    return 12 * parameter_count(config.model) / WRITTEN_BYTES_PER_S
+    """Seconds that a checkpoint takes: weights, their mean and two tensors of the optimizer, fp32."""
+    return 16 * parameter_count(config.model) / WRITTEN_BYTES_PER_S
 
 
 def fit_block_size(config: Config, n_tokens: int, given: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -179,13 +179,13 @@ def measure(config: Config, machine: Machine, seconds: float = CALIBRATION_S) ->
     """Seconds per optimizer step of a throw-away model on made-up tokens, within about `seconds`.
 
     On the CPU with all threads, then with half as many, and so on while that helps: with other work on the machine
-    fewer threads can be several times faster. A GPU takes a quarter of the time: one step is like the other.
+    fewer threads can be several times faster. A GPU takes a sixteenth of the time: one step is like the other.
     """
     best: Speed | None = None
     candidates = thread_candidates(config, machine)
     for threads in candidates:
         torch.set_num_threads(threads)
-        step_s = median_step(config, machine, seconds / (len(candidates) if machine.device.type == "cpu" else 4))
+        step_s = median_step(config, machine, seconds / (len(candidates) if machine.device.type == "cpu" else 16))
         if best is not None and step_s > best.step_s:
             break
         best = Speed(step_s, threads, config.train.batch_size * config.model.block_size / step_s)
@@ -283,9 +283,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 def expected_memory_bytes(config: Config, machine: Machine, parameters: int) -> int:
     """Largest memory of the run [bytes]: what the measured steps took, and the copies that a checkpoint makes.
 
-    A checkpoint holds weights and two optimizer tensors as bytes before they are written.
+    A checkpoint holds weights, their mean and two optimizer tensors as bytes before they are written.
     """
-    return peak_memory_bytes(machine.device) + (12 * parameters if machine.device.type == "cpu" else 0)
+    return peak_memory_bytes(machine.device) + (16 * parameters if machine.device.type == "cpu" else 0)
 
 
 def choose_steps(
@@ -353,7 +353,7 @@ def expected_seconds(config: Config, speed: Speed, val_tokens: int, device: str 
     evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
     sample_s = SAMPLE_TOKENS * 2e-3  # about 500 tokens a second, one at a time
     saves = config.train.max_steps // config.train.save_every + 1
-    written_s = checkpoint_s(config) * (saves + SNAPSHOTS / 3)  # a snapshot is weights alone
+    written_s = checkpoint_s(config) * (saves + SNAPSHOTS / 4)  # a snapshot is weights alone
     beside_s = written_s + (GPU_START_S if device == "cuda" else 0.0)
     return config.train.max_steps * speed.step_s + evaluations * evaluation_s + samples * sample_s + beside_s
 

@@ -81,6 +81,7 @@ def restore(s: Session, loaded: Checkpoint) -> None:
     """Weights, optimizer and progress as they were at a checkpoint."""
     checkpoint.load_model(s.model, loaded.model)
     checkpoint.load_optimizer(s.model, s.optimizer, loaded.optim)
+    s.optimizer.swap()  # a checkpoint holds the means as the model
     s.forget_recordings()
     s.progress = loaded.progress
     s.best_saved = loaded.progress.best_bpb, loaded.progress.best_step

@@ -27,7 +27,7 @@ from tinygpt.guards import note_spike, refuse_step, save, save_snapshot, within_
 from tinygpt.inference import generate
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
-from tinygpt.optim import gradients_of, make_optimizer, schedule
+from tinygpt.optim import gradients_of, make_optimizer, newest_share, schedule
 from tinygpt.plan import SAMPLE_TOKENS, SNAPSHOTS
 from tinygpt.records import METRICS, Log, NoLog
 from tinygpt.runs import Run, steps_recorded
@@ -128,7 +128,7 @@ def train(s: Session) -> int:
             if note_spike(s, loss, grad_norm) if finite else refuse_step(s, loss, grad_norm):
                 continue  # the run went back to a checkpoint
             if finite:
-                s.optimizer.set_rate(share)
+                s.optimizer.set_rate(share, newest_share(p.step, config))
                 s.update(torch.tensor(grad_norm))
                 p.refused = 0
                 p.train_loss = loss if p.train_loss is None else 0.9 * p.train_loss + 0.1 * loss
@@ -183,10 +183,12 @@ def look(s: Session, finished: bool) -> bool:
     if p.looked_step == p.step:  # resumed at a step that was looked at before the stop
         return finished
     if (finished or p.step % config.eval_every == 0) and len(s.run.val_ids) > 1:
-        validate(s)
+        with s.optimizer.averaged():
+            validate(s)
         finished = finished or stop_early(s)
     if finished or p.step % config.sample_every == 0:
-        s.machine.ranks.alone(write_sample, s)
+        with s.optimizer.averaged():
+            s.machine.ranks.alone(write_sample, s)
     p.looked_step = p.step
     return finished
 

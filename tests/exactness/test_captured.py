@@ -89,7 +89,7 @@ def test_less_memory_than_needed_records_anew(tmp_path, make_run, silent, monkey
 
 
 @pytest.mark.parametrize("number_format", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("V", [5, 259, 4096, 8000])
+@pytest.mark.parametrize("V", [5, 259, 4096, 8000, 50257])
 def test_the_kernel_is_the_formula(gpu, number_format, V):
     scores = (3 * torch.randn(100, V, device=gpu)).to(number_format)
     targets = torch.randint(V, (100,), device=gpu)

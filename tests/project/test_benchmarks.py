@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, measured, memory, plot, quality, training
+from benchmarks import contenders, measured, memory, planner, plot, quality, scaling, training
 from benchmarks.common import BenchmarkError, alternate, append, figures, number, read_history, record, report, table
 
 GOOD = '{"tokens_per_s": 1000, "step_s": 0.5, "seconds": 5}'
@@ -280,6 +280,61 @@ def test_a_run_that_misses_the_target_gives_no_time_but_a_bound():
     assert quality.not_reached(results, 1.5) == {"tutorial": sentence}
     both = {"tutorial": [reached(40.0)], "tinygpt": [missed]}
     assert [f["name"] for f in quality.figures_of(both)] == ["tutorial"]
+
+
+# --- the plan against a grid, several ranks ---------------------------------------------------------------------------
+
+
+def test_the_plan_is_held_against_the_best_of_the_grid(tmp_path, monkeypatch, capsys):
+    """The plan is 1 % above the best of two arms in one round, and the best in the other."""
+    text, history = tmp_path / "text.txt", tmp_path / "history.jsonl"
+    text.write_text("some words. " * 100)
+    costs = {(0, ""): 1.01, (0, "dropout=0"): 1.5, (0, "tied=true"): 1.0, (1, ""): 0.9, (1, "dropout=0"): 1.0,
+             (1, "tied=true"): 0.95}  # fmt: skip
+
+    def train(setting, val, minutes, words, seed):
+        assert (setting.text.read_text() + val.read_text()) == text.read_text()
+        figures = {"bpb": costs[seed, " ".join(words)], "training_s": 66.0, "expected_s": 60.0, "process_s": 70.0}
+        return {"words": " ".join(words), "seed": seed, "minutes": minutes, "chosen": {"n_embd": 64}, **figures}
+
+    monkeypatch.setattr(planner, "train", train)
+    arms = ["--arm", "dropout=0", "--arm", "tied=true"]
+    planner.main(["--text", str(text), "--minutes", "1", "--repeats", "2", "--history", str(history), *arms])
+    found = {f["quantity"]: f["values"] for f in read_history(history)[0]["figures"]}
+    assert found["above the best of the grid"] == [pytest.approx(1.0), 0.0]
+    assert found["the plan's cost of unseen text"] == [1.01, 0.9]
+    assert found["real time / expected"] == [1.1] * 6
+    assert "dropout=0" in capsys.readouterr().err
+
+
+def test_a_plan_is_read_from_its_run(tmp_path):
+    """Expected and real figures of one short training."""
+    text = contenders.default_text(tmp_path, 60.0)
+    words = ["n_embd=16", "n_heads=2", "n_layers=1", "block_size=32", "vocab_size=300", "compiled=no", "threads=1"]
+    setting = contenders.Setting(tmp_path, text, {"device": "cpu"}, words, "modern", 120.0)
+    run = planner.train(setting, None, 0.02, ["dropout=0.25"], seed=3)
+    assert run["chosen"]["dropout"] == 0.25 and run["chosen"]["n_embd"] == 16 and run["seed"] == 3
+    assert run["bpb"] == run["curve"][-1][1] >= run["best_bpb"] and run["expected_s"] > 0
+    assert 0 < run["training_s"] < run["process_s"] and run["peak_rss_bytes"] > 1e8
+    assert not (tmp_path / "attempt").exists()
+
+
+def test_ranks_share_one_batch_and_their_speed_is_held_against_one(tmp_path, capsys):
+    """Two real ranks: the losses are those of one process, and every figure is there."""
+    history = tmp_path / "history.jsonl"
+    shape = ["n_embd=32", "n_heads=2", "n_layers=1", "block_size=16", "vocab_size=300", "batch_size=4", "micro_batch=2"]
+    options = ["--ranks", "1,2", "--device", "cpu", "--steps", "5", "--repeats", "1", "--history", str(history)]
+    scaling.main([*options, *shape, "precision=fp32"])
+    line = read_history(history)[0]
+    found = {(f["quantity"], f["name"]): f["values"][0] for f in line["figures"]}
+    one, two = (line["runs"][name][0] for name in ("1 rank", "2 ranks"))
+    assert one["losses"] == pytest.approx(two["losses"], abs=1e-4) and len(one["losses"]) == 5
+    ratio = two["tokens_per_s"] / one["tokens_per_s"]
+    assert found["efficiency", "2 ranks"] == pytest.approx(50 * ratio)
+    # matrices: 4 of 32 x 32 and 2 of 32 x 128 in the block, 32 x 300 of the head; attention: 12 * 1 * 32 * 16
+    operations = 6 * (4 * 32 * 32 + 2 * 32 * 128 + 32 * 300) + 12 * 32 * 16
+    share = 100 * one["tokens_per_s"] * operations / one["matrix_flop_per_s"]
+    assert found["share of the measured matrix rate", "1 rank"] == pytest.approx(share)
 
 
 # --- history and picture ---------------------------------------------------------------------------------------------

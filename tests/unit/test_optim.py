@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tinygpt.config import PRESETS, TrainConfig
-from tinygpt.optim import AdamW, Muon, make_optimizer, orthogonalise, schedule
+from tinygpt.optim import AdamW, Muon, make_optimizer, newest_share, orthogonalise, schedule
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -89,6 +89,52 @@ def test_the_rate_is_never_0_inside_a_run_and_0_after_it():
 
 def test_a_warm_up_longer_than_the_run():
     assert rates(max_steps=3, warmup_steps=10, decay=0.0) == pytest.approx([0.1, 0.2, 0.3])
+
+
+# --- the mean of the weights -----------------------------------------------------------------------------------------
+
+
+def test_the_mean_is_first_of_all_weights_then_of_the_newest():
+    """Shares 1, 1/2, 1/3 make a plain mean; from then on the newest of 30 steps counts a third."""
+    config = TrainConfig(max_steps=30, average=0.1)
+    assert [newest_share(step, config) for step in (0, 1, 2, 3, 29)] == [1, 0.5, pytest.approx(1 / 3)] + [1 / 3] * 2
+    model = torch.nn.Linear(1, 1, bias=False)
+    optimizer = make_optimizer(model, TrainConfig(lr=0.0, average=0.1))
+    seen = []
+    for step, value in enumerate((3.0, 6.0, 0.0, 12.0)):
+        model.weight.data.fill_(value)  # as if the update had put it there: its own rate is 0
+        model.weight.grad = torch.zeros(1, 1)
+        optimizer.set_rate(1.0, newest_share(step, config))
+        optimizer.step()
+        with optimizer.averaged():
+            seen.append(model.weight.item())
+        assert model.weight.item() == value
+    assert seen == pytest.approx([3, 4.5, 3, 6])
+
+
+def test_the_weights_come_back_also_after_an_error(make_model):
+    model = make_model()
+    optimizer = make_optimizer(model, TrainConfig(lr=0.1))
+    for factor in (1.0, -1.0):
+        model(torch.arange(9)[None]).square().mean().mul(factor).backward()
+        optimizer.set_rate(1.0, 0.5)
+        optimizer.step()
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(KeyboardInterrupt), optimizer.averaged():
+        assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+        raise KeyboardInterrupt
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_without_a_mean_the_weights_are_looked_at_themselves(make_model):
+    model = make_model()
+    optimizer = make_optimizer(model, TrainConfig(average=0.0))
+    model(torch.arange(9)[None]).square().mean().backward()
+    optimizer.step()
+    place = model.head.weight.data_ptr()
+    with optimizer.averaged():
+        assert model.head.weight.data_ptr() == place
+    assert "mean" not in optimizer.state[model.head.weight]
 
 
 # --- Muon ------------------------------------------------------------------------------------------------------------
