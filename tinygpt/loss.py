@@ -19,8 +19,9 @@ from tinygpt.distributed import Machine
 from tinygpt.kernels import loss_and_gradient
 from tinygpt.model import CausalAttention, LayerCache, NoCache, TinyGPT
 
-# Scores that are in memory together: what the caches hold, 4 MB of fp32 on a CPU and 32 MB of bf16 on a large GPU.
-SCORES_AT_ONCE, SCORES_ON_GPU = 1 << 20, 1 << 24
+# Scores that are in memory together: what the caches hold, 4 MB of fp32 on a CPU; on a GPU 128 MB of bf16, so that
+# the gradient of a large head is not added up too often.
+SCORES_AT_ONCE, SCORES_ON_GPU = 1 << 20, 1 << 26
 
 
 def next_token_loss(model: TinyGPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -118,7 +119,11 @@ class TrainingLoss(nn.Module):
     def features(self, inputs: Tensor) -> Tensor:
         """What the model hands to its head, `TinyGPT.features` with the blocks of this loss."""
         model, nothing = self.model, NoCache()
-        x = model.dropout(model.positions.add(model.embedding(inputs), 0))  # (B, T, C)
+        if inputs.device.type == "cuda":  # the gradient of this lookup needs no sorting of the ids
+            x = model.embedding.weight.index_select(0, inputs.flatten()).view(*inputs.shape, -1)
+        else:
+            x = model.embedding(inputs)
+        x = model.dropout(model.positions.add(x, 0))  # (B, T, C)
         for block in self.blocks:
             x = block(x, model.positions, 0, nothing)
         return model.norm(x)

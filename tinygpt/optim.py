@@ -132,6 +132,16 @@ class Optimizer:
             torch._foreach_mul_(changes, self.newest)
             torch._foreach_add_(means, changes)
 
+    def has_means(self) -> bool:
+        """Whether there are means other than the weights: not before the first step."""
+        return any(MEAN in self.state[p] for p in self.parameters)
+
+    @torch.no_grad()
+    def restart_means(self) -> None:
+        """Begin anew from the weights as they are; the means stay where they are in memory."""
+        for p in self.parameters:
+            self.state[p][MEAN].copy_(p)
+
     def swap(self) -> None:
         """The means into the model and the weights into `state`, or back; nothing happens where there are no means."""
         for p in self.parameters:

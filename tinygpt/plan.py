@@ -43,7 +43,7 @@ EVALUATIONS = (4, 12)  # fewest and most in a run, the one at step 0 included
 EVALUATION_SHARE = 0.08  # of the time for validations and their checkpoints, if that allows the fewest
 SAMPLES = 4
 SNAPSHOTS = 12  # of the weights, log-spaced, beside step 0
-WRITTEN_BYTES_PER_S = 400e6  # with digests, to a local disk (LOG.md)
+WRITTEN_BYTES_PER_S = 250e6  # with digests, and those kept read back, on a local disk (LOG.md)
 GPU_START_S = 1.5  # the first steps: kernels are loaded and the step is recorded
 SAMPLE_TOKENS = 60
 CALIBRATION_SHARE = 0.05  # of the minutes, but at most:
@@ -157,6 +157,11 @@ def parameter_count(model: ModelConfig) -> int:
     biases = m.bias * (heads + m.d_ff * (2 if m.feed_forward == "swiglu" else 1) + 2 * m.n_embd)
     tables = m.n_embd * (m.vocab_size * (not m.tied) + m.block_size * (m.positions == "learned"))
     return matrix_parameters(m) + tables + m.n_layers * (2 * norm + 2 * m.d_head * m.qk_norm + biases) + norm
+
+
+def validation_s(config: Config, speed: Speed, val_tokens: int) -> float:
+    """Seconds that a validation takes: the weights are scored, and their mean if there is one."""
+    return val_tokens / speed.tokens_per_s * FORWARD_SHARE * (2 if config.train.average else 1)
 
 
 def checkpoint_s(config: Config) -> float:
@@ -298,7 +303,7 @@ def choose_steps(
     spent on preparing takes at most half of the minutes. A short run is looked at and saved less often.
     """
     epoch = windows.count / config.train.batch_size  # steps
-    evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE + checkpoint_s(config)
+    evaluation_s = validation_s(config, speed, val_tokens) + checkpoint_s(config)
     chosen: dict[str, Any] = {"threads": speed.threads}
     reasons = []
     minutes = budget.minutes or 0.0
@@ -350,7 +355,7 @@ def expected_seconds(config: Config, speed: Speed, val_tokens: int, device: str 
     """Training, evaluations, samples, checkpoints and snapshots of the whole run [s]."""
     evaluations = config.train.max_steps // config.train.eval_every + 2
     samples = config.train.max_steps // config.train.sample_every + 1
-    evaluation_s = val_tokens / speed.tokens_per_s * FORWARD_SHARE
+    evaluation_s = validation_s(config, speed, val_tokens)
     sample_s = SAMPLE_TOKENS * 2e-3  # about 500 tokens a second, one at a time
     saves = config.train.max_steps // config.train.save_every + 1
     written_s = checkpoint_s(config) * (saves + SNAPSHOTS / 4)  # a snapshot is weights alone

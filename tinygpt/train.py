@@ -183,8 +183,7 @@ def look(s: Session, finished: bool) -> bool:
     if p.looked_step == p.step:  # resumed at a step that was looked at before the stop
         return finished
     if (finished or p.step % config.eval_every == 0) and len(s.run.val_ids) > 1:
-        with s.optimizer.averaged():
-            validate(s)
+        validate(s)
         finished = finished or stop_early(s)
     if finished or p.step % config.sample_every == 0:
         with s.optimizer.averaged():
@@ -194,8 +193,16 @@ def look(s: Session, finished: bool) -> bool:
 
 
 def validate(s: Session) -> None:
-    """Score the whole validation text and remember the best figure."""
-    p, result = s.progress, score(s.model, s.run.tokenizer, s.run.val_ids, s.machine)
+    """Score the whole validation text and remember the best figure.
+
+    The mean of the weights is what counts, unless it lags behind them: then it begins anew from here.
+    """
+    p, judge = s.progress, partial(score, s.model, s.run.tokenizer, s.run.val_ids, s.machine)
+    with s.optimizer.averaged():
+        result = judge()
+    if s.optimizer.has_means() and (newest := judge()).nats < result.nats:
+        s.optimizer.restart_means()
+        result = newest
     best = math.isfinite(result.bpb) and (p.best_bpb is None or result.bpb < p.best_bpb)
     p.since_best = 0 if best else p.since_best + 1
     if best:

@@ -85,22 +85,22 @@ def test_minutes_become_steps_by_the_measured_speed():
 
 
 def test_validations_take_their_time_off():
-    """12 of them, at a third of the time of training as many tokens: 12 * 6000 / 10000 / 3 = 2.4 s, 24 steps."""
-    chosen, _ = plan(Budget(minutes=1), val_tokens=6000)
+    """12 of them, weights and mean, a third of the time of training each: 12 * 2 * 3000 / 10000 / 3 = 2.4 s, """
+    chosen, _ = plan(Budget(minutes=1), val_tokens=3000)
     assert (chosen["max_steps"], chosen["eval_every"]) == (576, 53)
 
 
 def test_long_validations_come_less_often():
     """Half a second each: 9 fit into 8 % of a minute; they take 4.5 s, 45 steps."""
-    chosen, _ = plan(Budget(minutes=1), val_tokens=15_000)
+    chosen, _ = plan(Budget(minutes=1), val_tokens=7500)
     assert (chosen["max_steps"], chosen["eval_every"]) == (555, 70)
 
 
 def test_a_short_run_is_saved_less_often(monkeypatch):
-    """16 bytes for each of 1.9 M numbers, 400 MB a second: 76 ms a checkpoint. 8 % of 5 s pays for 5 of them."""
+    """16 bytes for each of 1.9 M numbers, 250 MB a second: 0.12 s a checkpoint. 8 % of 10 s pays for 6 of them."""
     monkeypatch.undo()
-    steps = {seconds: plan(Budget(steps=10 * seconds), log_every=1)[0]["save_every"] for seconds in (1, 5, 60)}
-    assert steps == {1: math.ceil(10 / 3), 5: math.ceil(50 / 4), 60: math.ceil(600 / 11)}
+    steps = {seconds: plan(Budget(steps=10 * seconds), log_every=1)[0]["save_every"] for seconds in (1, 10, 60)}
+    assert steps == {1: math.ceil(10 / 3), 10: math.ceil(100 / 5), 60: math.ceil(600 / 11)}
 
 
 def test_training_keeps_half_of_the_time():
@@ -197,10 +197,10 @@ def test_dropout_by_passes():
 def test_expected_time_is_the_sum_of_its_parts(monkeypatch):
     monkeypatch.undo()
     config = make_config("modern", {"max_steps": 100, "eval_every": 50, "save_every": 50, "sample_every": 25})
-    # 100 steps of 0.1 s; 4 validations of 3000 / 10000 / 3 s; 5 samples of 60 tokens at 2 ms
-    # 3 checkpoints of 16 and 12 snapshots of 4 bytes a parameter, 400 MB a second
-    written_s = (48 + 48) * parameter_count(config.model) / 400e6
-    assert expected_seconds(config, SPEED, 3000) == pytest.approx(10 + 4 * 0.1 + 5 * 0.12 + written_s)
+    # 100 steps of 0.1 s; 4 validations of 2 * 3000 / 10000 / 3 s; 5 samples of 60 tokens at 2 ms
+    # 3 checkpoints of 16 and 12 snapshots of 4 bytes a parameter, 250 MB a second
+    written_s = (48 + 48) * parameter_count(config.model) / 250e6
+    assert expected_seconds(config, SPEED, 3000) == pytest.approx(10 + 4 * 0.2 + 5 * 0.12 + written_s)
     more = expected_seconds(config, SPEED, 3000, "cuda") - expected_seconds(config, SPEED, 3000)
     assert more == pytest.approx(1.5)  # what a GPU needs to begin
 

@@ -13,6 +13,7 @@ from tinygpt.config import PRESETS, ModelConfig, TrainConfig
 from tinygpt.data import Windows
 from tinygpt.distributed import Machine, choose_machine
 from tinygpt.errors import UserError
+from tinygpt.evaluate import Score
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.records import read
@@ -118,6 +119,30 @@ def test_gradients_are_clipped_to_the_norm(tmp_path, make_run, machine, silent):
     assert norms[0.0] == pytest.approx(norms[1e6])
     assert norms[0.0][0] == pytest.approx(norms[0.0][1]) and norms[0.0][0] > 0.1
     assert norms[0.01][0] == pytest.approx(norms[0.0][0])
+
+
+# --- the mean of the weights -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lags", [False, True])
+def test_a_mean_that_lags_begins_anew_and_the_better_one_is_kept(
+    tmp_path, make_run, machine, silent, monkeypatch, lags
+):
+    session = set_up(make_run(tmp_path / "run", max_steps=4, eval_every=4, average=1.0), machine, silent)
+    seen, weights = [], session.model.embedding.weight
+
+    def judged(model, tokenizer, ids, machine):
+        in_the_model = weights.detach().clone()
+        seen.append(in_the_model)
+        nats = {1: 900.0, 2: 500.0, 3: 400.0 if lags else 600.0}[len(seen)]  # at step 0; the mean; the weights
+        return Score(nats, 100, 400)
+
+    monkeypatch.setattr(training, "score", judged)
+    assert train(session) == 0
+    assert len(seen) == 3 and not torch.equal(seen[1], seen[2]) and torch.equal(seen[2], weights)
+    assert records(session, "eval")[-1]["val_loss"] == (4.0 if lags else 5.0)
+    kept = checkpoint.load(session.run.folder, "last", session.run.digests)[0].model["embedding.weight"]
+    assert torch.equal(kept, seen[2] if lags else seen[1])
 
 
 # --- the device self-check -------------------------------------------------------------------------------------------
