@@ -22,6 +22,7 @@ from tinygpt.model import CausalAttention, LayerCache, NoCache, TinyGPT
 # Scores that are in memory together: what the caches hold, 4 MB of fp32 on a CPU; on a GPU 128 MB of bf16, so that
 # the gradient of a large head is not added up too often.
 SCORES_AT_ONCE, SCORES_ON_GPU = 1 << 20, 1 << 26
+ROWS_ALIGNED = 64
 
 
 def next_token_loss(model: TinyGPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -30,12 +31,20 @@ def next_token_loss(model: TinyGPT, inputs: Tensor, targets: Tensor, reduction: 
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
 
 
+def rows_added(V: int, device: torch.device) -> int:
+    """To make V a multiple of ROWS_ALIGNED on a GPU: it multiplies slowly where rows of scores begin just anywhere."""
+    return -V % ROWS_ALIGNED if device.type == "cuda" else 0
+
+
 class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of softmax(features @ weight^T) against targets, some rows at a time.
 
     features (N, C), weight (V, C), targets (N,). The gradients are made on the way forward, while the scores are there:
 
         d loss / d scores = (softmax(scores) - onehot(targets)) / N
+
+    Rows of zeros may stand below the weight (`rows_added`): their scores are 0 and count for nothing, and so are the
+    gradients in their place.
     """
 
     @staticmethod
@@ -43,20 +52,22 @@ class LinearCrossEntropy(torch.autograd.Function):
         total = features.new_zeros((), dtype=torch.float32)
         d_features = torch.empty_like(features)
         d_weight = torch.zeros_like(weight)
-        matrix = weight.to(features.dtype)
+        V = len(weight)
+        matrix = F.pad(weight.to(features.dtype), (0, 0, 0, rows_added(V, weight.device)))
         for x, t, d_x in zip(features.split(rows), targets.split(rows), d_features.split(rows), strict=True):
-            d_scores = x @ matrix.T  # (rows, V), the scores themselves as yet
-            nats = loss_and_gradient(d_scores, t)
+            d_scores = x @ matrix.T  # (rows, V and zeros), the scores themselves as yet
+            nats = loss_and_gradient(d_scores, t, V)
             if nats is None:
-                chances = d_scores.softmax(1, dtype=torch.float32)  # (rows, V)
+                scores = d_scores[:, :V]
+                chances = scores.softmax(1, dtype=torch.float32)
                 # exp(score) / sum is a chance, so the largest of both tell the sum: no second round of powers
-                log_sums = d_scores.amax(1).float() - chances.amax(1).log()  # (rows,)
-                nats = log_sums - d_scores.gather(1, t[:, None])[:, 0].float()
+                log_sums = scores.amax(1).float() - chances.amax(1).log()  # (rows,)
+                nats = log_sums - scores.gather(1, t[:, None])[:, 0].float()
                 chances[torch.arange(len(t), device=t.device), t] -= 1
-                d_scores = chances.to(features.dtype)
+                scores.copy_(chances)
             total += nats.sum()
             torch.mm(d_scores, matrix, out=d_x)
-            d_weight += d_scores.T @ x
+            d_weight += (d_scores.T @ x)[:V]
         ctx.save_for_backward(d_features, d_weight)
         ctx.n = len(targets)
         return total / len(targets)

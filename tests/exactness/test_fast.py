@@ -39,9 +39,11 @@ def assert_equal(measured, expected, **tolerance):
         torch.testing.assert_close(measured[1][name], expected[1][name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
+@pytest.mark.parametrize("added", [0, 3])
 @pytest.mark.parametrize("rows", [1, 5, 12, 100])
-def test_the_loss_in_pieces_is_the_loss(rows):
-    """Pieces that do not divide the rows, one piece, and a loss that is divided by something afterwards."""
+def test_the_loss_in_pieces_is_the_loss(rows, added, monkeypatch):
+    """Pieces that do not divide the rows, one piece, rows of zeros as on a GPU, a loss that is divided afterwards."""
+    monkeypatch.setattr("tinygpt.loss.rows_added", lambda *_: added)
     generator = torch.Generator().manual_seed(0)
     features, weight = (torch.randn(n, 7, generator=generator, dtype=torch.float64) for n in (12, 31))
     targets = torch.randint(31, (12,), generator=generator)
