@@ -4,7 +4,7 @@
         --arm "lr=1e-3" --arm "lr=2e-3" --arm "lr=2e-3 batch_size=8"
 
 An arm is a list of field=value words on top of --base; `preset=NAME`, `warmup_share=S` and `idea=NAME` (ideas.py) are
-allowed among them. Dropout and weight decay that no word names are the plan's, by how often the text is read. The
+allowed among them. Dropout and weight decay that no word names are the plan's. The
 figure is bits per byte of the last validation, mean and standard deviation over seeds. The split is the same for all.
 """
 
@@ -33,7 +33,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     from tinygpt.data import Windows
     from tinygpt.display import make_display
     from tinygpt.distributed import choose_machine
-    from tinygpt.plan import WARMUP, decay_for, dropout_for
+    from tinygpt.plan import WARMUP, decay_for, dropout_for, matrix_parameters, repetition
     from tinygpt.prepare import read_corpus
     from tinygpt.runs import create
     from tinygpt.tokenizer import train_tokenizer
@@ -55,10 +55,12 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     tokenizer = train_tokenizer(corpus.train, config.model.vocab_size)
     train_ids, val_ids = tokenizer.encode_documents(corpus.train), tokenizer.encode_documents(corpus.val)
     steps = max(1, round(job["tokens"] / (config.train.batch_size * config.model.block_size)))
-    passes = steps * config.train.batch_size / Windows(train_ids, config.model.block_size, 0).count
-    by_passes = {"dropout": dropout_for(passes), "weight_decay": decay_for(passes)} if preset != "tutorial" else {}
+    windows = Windows(train_ids, config.model.block_size, 0).count
+    passes = steps * config.train.batch_size / windows
+    repeated = repetition(passes, windows * config.model.block_size, matrix_parameters(config.model))
+    planned = {"dropout": dropout_for(repeated), "weight_decay": decay_for(repeated)} if preset != "tutorial" else {}
     settled = {
-        **by_passes,
+        **planned,
         "warmup_steps": round(warmup * steps), **settings, "vocab_size": tokenizer.vocab_size, "max_steps": steps,
         "eval_every": max(1, steps // job["evaluations"]), "save_every": steps, "sample_every": 10**9,
         "log_every": steps,

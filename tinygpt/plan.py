@@ -32,10 +32,13 @@ DEFAULT_MINUTES = 3.0
 TINY_TEXT_BYTES = 100_000  # below this the smallest size: anything larger recites the text
 SMALL_TEXT_BYTES = 600_000  # below this a small vocabulary: rare pieces are seen too seldom (LOG.md)
 SMALL_VOCABULARY = 1024
-MOST_PASSES = 20  # over one text; to calibrate: 15 still helped tinystories with dropout 0.2 (LOG.md), more is untried
 TOKENS_PER_PARAMETER = 0.6  # read by a model of the best size, over the numbers in its matrices; a guess, to calibrate
 FEWEST_STEPS = 500
-DECAY_PER_PASS, DECAYS = 0.2, (0.1, 2.0)  # of embedding and head
+NUMBERS_PER_TOKEN = 6.5  # in the matrices of a model, for each token of a text whose passes are its `repetition`
+MOST_REPETITION = 80.0  # 74 still helped a megabyte of stories (LOG.md), more is untried
+TIED_FROM = 5.0  # repetition
+DROPOUTS = {16.0: 0.1, 50.0: 0.2}  # from this repetition on
+DECAY, DECAYS = 0.2, (0.1, 2.0)  # of embedding and head, times repetition, within these
 BATCHES = (4, 8)
 WIDTHS = {"n_embd", "n_heads", "n_kv_heads", "n_layers", "d_head", "d_ff"}
 WARMUP = 0.02  # of the steps
@@ -51,7 +54,7 @@ CALIBRATION_S = 4.0  # of the 8 that a plan may take at most
 COMPILE_S = 25.0  # of the first time on a machine
 COMPILED_SAVES = 0.25  # of a step, about
 # expected_bits_per_byte: share of the pairs' cost after a million tokens, its fall, passes that are worth something
-TEXT_SHARE, TALES_SHARE, WORTHY_PASSES = (0.83, 0.08), (0.16, 0.6), 8.0
+TEXT_SHARE, TALES_SHARE, WORTHY_PASSES = (0.80, 0.055), (0.16, 0.6), 8.0
 FORWARD_SHARE = 1 / 3  # of a training step: the backward pass costs about twice the forward pass
 
 
@@ -102,33 +105,39 @@ def choose_size(
 ) -> tuple[dict[str, Any], list[str]]:
     """Width, layers and batch for what can be read in the budget, and why; `speed` is that of `config`.
 
-    The largest size that still reads TOKENS_PER_PARAMETER tokens for each of its parameters, a text counted at most
-    MOST_PASSES times. Then a batch that makes FEWEST_STEPS steps of them, within BATCHES.
+    The largest size that still reads TOKENS_PER_PARAMETER tokens for each of its parameters, within MOST_REPETITION.
+    Then a batch that makes FEWEST_STEPS steps of them, within BATCHES, and a tied head where the text is repeated much.
     """
     if config.preset == "tutorial":
         return {}, []
     affordable = affordable_tokens(config, budget, speed, windows)
-    most = MOST_PASSES * windows.count * config.model.block_size
+    unique, numbers = windows.count * config.model.block_size, matrix_parameters(config.model)
     chosen: dict[str, Any] = {}
     reasons = []
-    tokens = min(affordable, most)
+    tokens = min(affordable, unique * most_passes(unique, numbers)) if budget.minutes else affordable
     by_clock = budget.minutes and not config.train.max_steps  # whoever counts steps or passes means the known shape
     if by_clock and not given.keys() & WIDTHS and config.model.n_embd == make_config(config.preset).model.n_embd:
         for name in ("micro", "mini", "small"):
             size = {field: SIZES[name][field] for field in ("n_embd", "n_heads", "n_layers")}
             derived = {"n_kv_heads": 0, "d_head": 0, "d_ff": 0}
             larger = ModelConfig(**{**dataclasses.asdict(config.model), **size, **derived})
-            cost = matrix_parameters(larger) / matrix_parameters(config.model)
-            read = min(affordable / cost, most)
-            if read < TOKENS_PER_PARAMETER * matrix_parameters(larger):
+            more = matrix_parameters(larger)
+            read = min(affordable * matrix_parameters(config.model) / more, unique * most_passes(unique, more))
+            if read < TOKENS_PER_PARAMETER * more:
                 break
-            chosen, tokens = {**size, **derived}, read
+            chosen, tokens, numbers = {**size, **derived}, read, more
             reasons = [f"size {name}: about {read / 1e6:.1f} M tokens can be read, enough for "
-                       f"{matrix_parameters(larger) / 1e6:.1f} M numbers."]  # fmt: skip
+                       f"{more / 1e6:.1f} M numbers."]  # fmt: skip
     if not (given.keys() & {"batch_size", "micro_batch", "max_steps"} or budget.steps):  # steps are of the known batch
         fitting = int(tokens / config.model.block_size / FEWEST_STEPS)
         batch = min(max(1 << max(0, fitting.bit_length() - 1), BATCHES[0]), BATCHES[1])
         chosen["batch_size"] = math.ceil(batch / ranks) * ranks
+    repeated = repetition(tokens / unique, unique, numbers)
+    if repeated >= TIED_FROM and not given.keys() & {"tied", "start"} and not config.model.tied:
+        chosen["tied"] = True
+        reasons.append(
+            f"tied yes: the text is read {tokens / unique:.0f} times; a head of its own would learn it by heart."
+        )
     return {name: value for name, value in chosen.items() if name not in given}, reasons
 
 
@@ -299,9 +308,10 @@ def choose_steps(
 ) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     """max_steps, dropout and the intervals that are not given, and why.
 
-    minutes: steps = (seconds - spent_s - evaluations) / step time, at most MOST_PASSES passes over the text; what was
-    spent on preparing takes at most half of the minutes. A short run is looked at and saved less often.
+    minutes: steps = (seconds - spent_s - evaluations) / step time, within MOST_REPETITION; what was spent on preparing
+    takes at most half of the minutes. A short run is looked at and saved less often.
     """
+    unique, numbers = windows.count * config.model.block_size, matrix_parameters(config.model)
     epoch = windows.count / config.train.batch_size  # steps
     evaluation_s = validation_s(config, speed, val_tokens) + checkpoint_s(config)
     chosen: dict[str, Any] = {"threads": speed.threads}
@@ -313,22 +323,24 @@ def choose_steps(
     evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
     if not steps:
         steps = max(1, int(max(0.5 * total_s, total_s - evaluations * evaluation_s) / speed.step_s))
-        most = max(100, math.ceil(MOST_PASSES * epoch))
+        passes = most_passes(unique, numbers)
+        most = max(100, math.ceil(passes * epoch))
         if steps > most:
             reasons.append(
                 f"max_steps {most}: {minutes:g} minutes would be {steps / epoch:,.0f} passes over this text; "
-                f"after {MOST_PASSES} a model mostly memorises."
+                f"after {passes:.0f} a model of this size mostly memorises."
             )
             steps = most
     passes = steps / epoch
     chosen["max_steps"] = steps
     if config.train.warmup_steps < 0:
         chosen["warmup_steps"] = math.ceil(WARMUP * steps)
+    repeated = repetition(passes, unique, numbers)
     if "dropout" not in given and config.preset != "tutorial":
-        chosen["dropout"] = dropout_for(passes)
+        chosen["dropout"] = dropout_for(repeated)
         reasons.append(f"dropout {chosen['dropout']:g}: the text is read {passes:.1f} times.")
     if "weight_decay" not in given and config.preset != "tutorial":
-        chosen["weight_decay"] = decay_for(passes)
+        chosen["weight_decay"] = decay_for(repeated)
         reasons.append(
             f"weight_decay {chosen['weight_decay']:g}: the more often a text is read, the more is forgotten."
         )
@@ -340,15 +352,30 @@ def choose_steps(
     return {name: value for name, value in chosen.items() if value != given.get(name)}, reasons
 
 
-def dropout_for(passes: float) -> float:
-    """Dropout by how often the text is read: a repeated text is learnt by heart without it (LOG.md, third round)."""
-    return 0.0 if passes < 6 else 0.1 if passes < 15 else 0.2
+def repetition(passes: float, unique_tokens: float, numbers: float) -> float:
+    """How much a text invites a model to learn it by heart: the passes over it, and the room there is for that.
+
+        passes * numbers / (NUMBERS_PER_TOKEN * unique_tokens)
+
+    numbers: of the model's matrices (`matrix_parameters`). A text twice as long, read as often, leaves half the room.
+    """
+    return passes * numbers / (NUMBERS_PER_TOKEN * unique_tokens)
 
 
-def decay_for(passes: float) -> float:
-    """Weight decay of embedding and head by how often the text is read: they are what learns it by heart (LOG.md)."""
+def most_passes(unique_tokens: float, numbers: float) -> float:
+    """Passes that bring MOST_REPETITION."""
+    return MOST_REPETITION / repetition(1.0, unique_tokens, numbers)
+
+
+def dropout_for(repeated: float) -> float:
+    """Dropout by repetition; little of it, since decay and a tied head do most of the work (LOG.md)."""
+    return max((share for limit, share in DROPOUTS.items() if repeated >= limit), default=0.0)
+
+
+def decay_for(repeated: float) -> float:
+    """Weight decay of embedding and head by repetition: they are what learns a text by heart (LOG.md)."""
     low, high = DECAYS
-    return round(min(max(DECAY_PER_PASS * passes, low), high), 2)
+    return round(min(max(DECAY * repeated, low), high), 2)
 
 
 def expected_seconds(config: Config, speed: Speed, val_tokens: int, device: str = "cpu") -> float:

@@ -16,7 +16,7 @@ from tinygpt.plan import (
     BATCHES,
     DECAYS,
     DEFAULT_MINUTES,
-    MOST_PASSES,
+    MOST_REPETITION,
     WARMUP,
     Budget,
     Speed,
@@ -30,8 +30,10 @@ from tinygpt.plan import (
     expected_seconds,
     fit_block_size,
     matrix_parameters,
+    most_passes,
     parameter_count,
     peak_memory_bytes,
+    repetition,
     thread_candidates,
 )
 
@@ -121,10 +123,11 @@ def test_steps_are_steps_and_epochs_are_passes():
 
 
 def test_a_small_text_is_not_read_for_ever():
-    """10 minutes on 160 windows would be 600 passes; the plan says so and stops at MOST_PASSES."""
-    chosen, reasons = plan(Budget(minutes=10), windows=160)
-    assert chosen["max_steps"] == MOST_PASSES * 10
-    assert any(f"max_steps {MOST_PASSES * 10}: 10 minutes would be 600 passes" in reason for reason in reasons)
+    """100 minutes would be 600 passes over 1,600 windows; those that bring MOST_REPETITION are left, and it is said."""
+    chosen, reasons = plan(Budget(minutes=100), windows=1600)
+    passes = most_passes(1600 * 256, matrix_parameters(make_config().model))
+    assert chosen["max_steps"] == math.ceil(passes * 100) < 60_000
+    assert any("100 minutes would be 600 passes over this text; after 1" in reason for reason in reasons)
     assert plan(Budget(minutes=10), windows=1)[0]["max_steps"] == 100  # a handful of windows: 100 steps
 
 
@@ -188,10 +191,20 @@ def test_the_plan_is_a_pure_function():
     assert plan(Budget(minutes=3), val_tokens=999) == plan(Budget(minutes=3), val_tokens=999)
 
 
-def test_dropout_by_passes():
-    assert [dropout_for(p) for p in (0.1, 5.9, 6, 14.9, 15, 500)] == [0.0, 0.0, 0.1, 0.1, 0.2, 0.2]
-    chosen, reasons = plan(Budget(epochs=8), windows=160)
+def test_dropout_by_repetition():
+    assert [dropout_for(r) for r in (0.1, 15.9, 16, 49, 50, 500)] == [0.0, 0.0, 0.1, 0.1, 0.2, 0.2]
+    chosen, reasons = plan(Budget(epochs=8), windows=160)  # 39 times as much as over 200,000 tokens
     assert chosen["dropout"] == 0.1 and "dropout 0.1: the text is read 8.0 times." in reasons
+
+
+def test_repetition_grows_with_passes_and_model_and_falls_with_the_text():
+    """Pins: passes alone, whose decay made the tales a sixth worse."""
+    once = repetition(1, 100_000, 650_000)
+    assert once == pytest.approx(1)
+    assert repetition(3, 100_000, 650_000) == pytest.approx(3 * once)
+    assert repetition(3, 200_000, 650_000) == pytest.approx(1.5 * once)
+    assert repetition(3, 100_000, 1_300_000) == pytest.approx(6 * once)
+    assert repetition(most_passes(7000, 9e5), 7000, 9e5) == pytest.approx(MOST_REPETITION)
 
 
 def test_expected_time_is_the_sum_of_its_parts(monkeypatch):
@@ -245,10 +258,10 @@ def test_a_given_context_is_not_shrunk():
     assert fit_block_size(make_config("modern", given), 50, given) == (128, [])
 
 
-def test_decay_grows_with_the_passes_and_is_given_a_reason():
-    decays = [plan(Budget(epochs=passes), windows=1600)[0]["weight_decay"] for passes in (0.1, 2.5, 5, 20)]
-    assert decays == [DECAYS[0], 0.5, 1.0, DECAYS[1]]
-    assert any("weight_decay 1:" in reason for reason in plan(Budget(epochs=5), windows=1600)[1])
+def test_decay_grows_with_the_repetition_and_is_given_a_reason():
+    decays = [plan(Budget(epochs=passes), windows=1600)[0]["weight_decay"] for passes in (0.1, 5, 10, 80)]
+    assert decays == [DECAYS[0], 0.52, 1.03, DECAYS[1]]
+    assert any("weight_decay 0.52:" in reason for reason in plan(Budget(epochs=5), windows=1600)[1])
     assert "weight_decay" not in plan(Budget(epochs=5), windows=1600, weight_decay=0.7)[0]
 
 
@@ -298,6 +311,18 @@ def test_short_runs_take_small_batches_and_all_ranks_get_a_share():
     assert size(Budget(minutes=0.05), ranks=3)[0]["batch_size"] == 6
     assert "batch_size" not in size(Budget(minutes=1), batch_size=5)[0]
     assert "batch_size" not in size(Budget(steps=100))[0]  # whoever counts steps means steps of the known batch
+
+
+def test_a_text_that_is_read_often_gets_a_tied_head():
+    """800 windows are 204,800 tokens: 1.2 M of them are 5.9 passes, 0.6 M are 2.9."""
+    chosen, reasons = size(Budget(minutes=1), windows=800)
+    assert chosen["tied"] is True and any("tied yes: the text is read 6 times" in reason for reason in reasons)
+    assert "tied" not in size(Budget(minutes=0.5), windows=800)[0]
+    assert "tied" not in size(Budget(minutes=1), windows=3200)[0]
+    for given in ({"tied": False}, {"start": "pairs"}):
+        assert "tied" not in size(Budget(minutes=1), windows=800, **given)[0]
+    assert "tied" not in size(Budget(minutes=1), windows=800, preset="gpt2")[0]  # is tied already
+    assert size(Budget(epochs=30), windows=800)[0]["tied"] is True
 
 
 def test_the_tutorial_is_not_resized():
