@@ -29,15 +29,14 @@ from tinygpt.model import TinyGPT
 from tinygpt.optim import make_optimizer
 
 DEFAULT_MINUTES = 3.0
-TINY_TEXT_BYTES = 100_000  # below this the smallest size: anything larger recites the text
-SMALL_TEXT_BYTES = 600_000  # below this a small vocabulary: rare pieces are seen too seldom (LOG.md)
-SMALL_VOCABULARY = 1024
+# Bytes of text below which the smallest size learns best, with so many pieces: rarer ones are hardly ever seen (LOG.md)
+SMALL_TEXT_BYTES, VOCABULARIES = 500_000, {50_000: 512, 170_000: 1024, 500_000: 2048}
 TOKENS_PER_PARAMETER = 0.6  # read by a model of the best size, over the numbers in its matrices; a guess, to calibrate
 FEWEST_STEPS = 500
 NUMBERS_PER_TOKEN = 6.5  # in the matrices of a model, for each token of a text whose passes are its `repetition`
-MOST_REPETITION = 80.0  # 74 still helped a megabyte of stories (LOG.md), more is untried
+MOST_REPETITION = 60.0  # 78 still helped a megabyte of stories, but no longer 100 kB of them (LOG.md)
 TIED_FROM = 5.0  # repetition
-DROPOUTS = {16.0: 0.1, 50.0: 0.2}  # from this repetition on
+DROPOUTS = {16.0: 0.1, 40.0: 0.2}  # from this repetition on
 DECAY, DECAYS = 0.2, (0.1, 2.0)  # of embedding and head, times repetition, within these
 BATCHES = (4, 8)
 WIDTHS = {"n_embd", "n_heads", "n_kv_heads", "n_layers", "d_head", "d_ff"}
@@ -90,14 +89,15 @@ def choose_shape(preset: str, text_bytes: int, given: Mapping[str, Any]) -> tupl
     """Overrides for a small text, and why. Only `modern` and `gpt2` bend; `tutorial` stays the tutorial's."""
     if preset == "tutorial" or text_bytes >= SMALL_TEXT_BYTES:
         return {}, []
-    if text_bytes < TINY_TEXT_BYTES and not given.keys() & {"n_embd", "n_heads", "n_kv_heads", "d_head", "d_ff"}:
-        chosen = SIZES["pico"]
-        reason = f"size pico: {text_bytes:,} bytes of text; a larger model would only recite them."
-    else:
-        chosen = {"vocab_size": SMALL_VOCABULARY}
-        reason = f"vocab_size {SMALL_VOCABULARY}: in {text_bytes:,} bytes of text rarer pieces are hardly ever seen."
+    pieces = next(count for limit, count in VOCABULARIES.items() if text_bytes < limit)
+    chosen, reasons = {"vocab_size": pieces}, []
+    if not given.keys() & WIDTHS - {"n_layers"}:
+        chosen = {**SIZES["pico"], "vocab_size": pieces}
+        reasons = [f"size pico: {text_bytes:,} bytes of text; a larger model would only recite them."]
+    if "vocab_size" not in given:
+        reasons.append(f"vocab_size {pieces}: in {text_bytes:,} bytes of text rarer pieces are hardly ever seen.")
     chosen = {name: value for name, value in chosen.items() if name not in given}
-    return (chosen, [reason]) if chosen else ({}, [])
+    return (chosen, reasons) if chosen else ({}, [])
 
 
 def choose_size(
