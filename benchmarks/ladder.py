@@ -45,6 +45,7 @@ RUNGS: list[tuple[str, dict[str, Any], str]] = [
     ("vocabulary 4,096", {"vocab_size": 4096}, "shorter pieces, each seen more often"),
     ("weight decay 0.5", {"weight_decay": 0.5}, "embedding and head are pulled to zero harder"),
     ("counted first weights", {"start": "pairs"}, "embedding and head begin as a factorised table of token pairs"),
+    ("a mean of the last weights", {"average": 0.2}, "what is kept is a moving mean over a fifth of the steps"),
 ]
 
 
