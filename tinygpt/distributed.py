@@ -33,7 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from tinygpt.config import TrainConfig, listing
-from tinygpt.errors import BAD_CONFIG, INTERRUPTED, RANK_LOST, TERMINATED, UserError, exit_code_of
+from tinygpt.errors import BAD_CONFIG, INTERRUPTED, OUT_OF_MEMORY, RANK_LOST, TERMINATED, UserError, exit_code_of
 
 TIMEOUT = timedelta(seconds=60)  # between ranks that work side by side
 PATIENCE = timedelta(days=7)  # while the first rank works alone; one that dies is noticed at once all the same
@@ -294,11 +294,14 @@ def available_devices() -> dict[str, str]:
 
 
 def works(device: str) -> bool:
-    """Whether the installed torch has code for this device: it may be too old for the GPU, or the GPU for it."""
+    """Whether the installed torch has code for this device: it may be too old for the GPU, or the GPU for it.
+
+    One whose memory is full works: who asks for more there is told so.
+    """
     try:
         return bool(torch.ones(2, 2, device=device).matmul(torch.ones(2, 2, device=device)).sum().item() == 8)
-    except RuntimeError:
-        return False
+    except RuntimeError as error:
+        return exit_code_of(error) == OUT_OF_MEMORY
 
 
 def cpu_cores() -> int:

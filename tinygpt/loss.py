@@ -19,9 +19,9 @@ from tinygpt.distributed import Machine
 from tinygpt.kernels import loss_and_gradient
 from tinygpt.model import CausalAttention, LayerCache, NoCache, TinyGPT
 
-# Scores that are in memory together: what the caches hold, 4 MB of fp32 on a CPU; on a GPU 128 MB of bf16, so that
+# Scores that are in memory together: what the caches hold, 4 MB of fp32 on a CPU; on a GPU 256 MB of bf16, so that
 # the gradient of a large head is not added up too often.
-SCORES_AT_ONCE, SCORES_ON_GPU = 1 << 20, 1 << 26
+SCORES_AT_ONCE, SCORES_ON_GPU = 1 << 20, 1 << 27
 ROWS_ALIGNED = 64
 
 

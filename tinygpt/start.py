@@ -67,9 +67,10 @@ def pair_factors(ids: Ids, vocab_size: int, n_embd: int) -> tuple[Tensor, Tensor
     surprise = torch.log1p(counts / (kinds[a] * log_single[b].exp()))
     row, column = singles.sqrt(), (log_single / 2).exp()  # weights
     width = min(n_embd - 2, vocab_size)
+    weighted = (surprise * row[a] * column[b]).double()  # in fp32 the smallest columns depend on the order of sums
     with torch.sparse.check_sparse_tensor_invariants():
-        matrix = torch.sparse_coo_tensor(torch.stack((a, b)), surprise * row[a] * column[b], (vocab_size, vocab_size))
-        u, s, v = torch.svd_lowrank(matrix, q=width, niter=2)
+        matrix = torch.sparse_coo_tensor(torch.stack((a, b)), weighted, (vocab_size, vocab_size))
+        u, s, v = (part.float() for part in torch.svd_lowrank(matrix, q=width, niter=2))
     left, right = u * s / row[:, None], v / column[:, None]  # (V, C - 2) each
 
     lengths = left.norm(dim=1)

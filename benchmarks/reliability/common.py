@@ -110,7 +110,8 @@ def start(
 
 def environment() -> dict[str, str]:
     """What every process of the trials has: this package, one thread, wide lines."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "COLUMNS": "200"}
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -75,6 +75,7 @@ def same(row: Row, folder: Path) -> None:
 def memory_of(limit: int) -> Iterator[None]:
     """So many bytes of the GPU for this process, as PyTorch counts them."""
     gc.collect()  # of the runs before: a session and its recordings know each other
+    torch._C._cuda_clearCublasWorkspaces()  # 32 MB for each stream that ever multiplied: 1 GiB after 16 sessions
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
     try:

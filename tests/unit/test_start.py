@@ -74,3 +74,16 @@ def test_who_can_start_from_pairs():
         assert not starts_from_pairs(other, "auto")
         with pytest.raises(UserError, match="use start=random"):
             starts_from_pairs(other, "pairs")
+
+
+def test_the_start_is_the_same_on_any_number_of_threads():
+    """Ranks and machines sum in different orders; what they begin with must not depend on it."""
+    tokens = np.minimum(np.random.default_rng(0).zipf(1.2, 100_000), 1023).astype(np.uint16)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        found.append(torch.cat(pair_factors(tokens, 1024, 128)))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-6)

@@ -230,6 +230,17 @@ def test_devices_that_are_not_there_are_refused():
         choose_machine(TrainConfig(device="cuda"))
 
 
+@pytest.mark.parametrize(
+    "error, there", [("CUDA out of memory. Tried to allocate 2 MiB", True), ("no kernel image is available", False)]
+)
+def test_a_gpu_whose_memory_is_full_is_a_gpu(monkeypatch, error, there):
+    def fail(*size, device):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(torch, "ones", fail)
+    assert distributed.works("cuda") is there
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_bf16_is_taken_where_it_is_fast(monkeypatch, fast):
     monkeypatch.setattr(distributed, "bf16_is_fast", lambda device: fast)
