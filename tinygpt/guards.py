@@ -84,6 +84,7 @@ def save_snapshot(s: Session) -> None:
             checkpoint.save_snapshot(s.run.folder, s.progress.step, s.model)
     except OSError as error:
         s.event(f"The snapshot of step {s.progress.step:,} is left out: {error.strerror or error}.")
+    s.clock.lap(s.progress.step)
 
 
 # --- loss and gradient -----------------------------------------------------------------------------------------------
