@@ -41,8 +41,8 @@ DECAY, DECAYS = 0.2, (0.1, 2.0)  # of embedding and head, times repetition, with
 BATCHES = (4, 8)
 WIDTHS = {"n_embd", "n_heads", "n_kv_heads", "n_layers", "d_head", "d_ff"}
 WARMUP = 0.02  # of the steps
-EVALUATIONS = (4, 12)  # fewest and most in a run, the one at step 0 included
-EVALUATION_SHARE = 0.08  # of the time for validations and their checkpoints, if that allows the fewest
+EVALUATIONS = (2, 12)  # fewest and most in a run, the one at step 0 included
+EVALUATION_SHARE = 0.1  # of the time for validations and their checkpoints, about; at 12 s they took half of it
 SAMPLES = 4
 SNAPSHOTS = 12  # of the weights, log-spaced, beside step 0
 WRITTEN_BYTES_PER_S = 250e6  # with digests, and those kept read back, on a local disk (LOG.md)
@@ -319,7 +319,7 @@ def choose_steps(
     minutes = budget.minutes or 0.0
     steps = config.train.max_steps or int(budget.steps or 0) or math.ceil((budget.epochs or 0.0) * epoch)
     total_s = steps * speed.step_s if steps else max(30 * minutes, 60 * minutes - spent_s)
-    affordable = int(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
+    affordable = math.ceil(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
     evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
     if not steps:
         steps = max(1, int(max(0.5 * total_s, total_s - evaluations * evaluation_s) / speed.step_s))
