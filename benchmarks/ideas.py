@@ -1,6 +1,6 @@
 """Ideas about training that are not in the product, as patches of it, so that each can be tried again.
 
-    python -m benchmarks.grid --text tinystories.txt --arm "" --arm idea=averaging --arm idea=documents
+    python -m benchmarks.grid --text tinystories.txt --arm "" --arm idea=documents
 
 LOG.md has the verdicts.
 """
@@ -22,35 +22,7 @@ from tinygpt.model import TinyGPT
 from tinygpt.tokenizer import BOS
 
 CAP = 30.0  # of a logit
-AVERAGED = 0.01  # share of the newest weights in the average: about the last hundred steps
 SHORT, SHORT_UNTIL = 4, 0.3  # windows cut into so many parts, during this share of the steps
-
-
-@contextmanager
-def averaging() -> Iterator[None]:
-    """Validate with a moving average of the weights of the last steps."""
-    update, validate = train.update, train.validate
-    means: dict[int, list[torch.Tensor]] = {}
-
-    def averaged(s: Any, grad_norm: torch.Tensor) -> None:
-        update(s, grad_norm)
-        weights = [p.data for p in s.model.parameters()]
-        means.setdefault(id(s), [w.clone() for w in weights])
-        torch._foreach_lerp_(means[id(s)], weights, AVERAGED)
-
-    def with_average(s: Any) -> None:
-        swap(s)
-        validate(s)
-        swap(s)
-
-    def swap(s: Any) -> None:
-        for mean, p in zip(means.get(id(s), []), s.model.parameters(), strict=False):
-            kept = p.data.clone()
-            p.data.copy_(mean)
-            mean.copy_(kept)
-
-    with mock.patch.object(train, "update", averaged), mock.patch.object(train, "validate", with_average):
-        yield
 
 
 @contextmanager
@@ -122,6 +94,6 @@ def zero_outputs() -> Iterator[None]:
 
 
 IDEAS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "": nullcontext, "averaging": averaging, "soft_cap": soft_cap, "short_first": short_first, "documents": documents,
+    "": nullcontext, "soft_cap": soft_cap, "short_first": short_first, "documents": documents,
     "zero_outputs": zero_outputs,
 }  # fmt: skip

@@ -110,9 +110,9 @@ class TrainConfig:
     beta2: float = setting(0.98, "AdamW: memory of its square", 0.0, 0.999999)
     grad_clip: float = setting(1.0, "largest gradient norm (0: no limit)", 0.0, 1e9)
     max_steps: int = setting(0, "optimizer updates (0: as many as fit in the minutes)", 0, 10**9)
-    eval_every: int = setting(0, "steps between validations (0: 4 to 12 in a run)", 0, 10**9)
+    eval_every: int = setting(0, "steps between validations (0: 2 to 12 in a run)", 0, 10**9)
     save_every: int = setting(0, "steps between checkpoints (0: with every validation)", 0, 10**9)
-    sample_every: int = setting(0, "steps between samples (0: about 4 in a run)", 0, 10**9)
+    sample_every: int = setting(0, "steps between samples (0: 2 to 4 in a run)", 0, 10**9)
     log_every: int = setting(10, "steps between records", 1, 10**9)
     max_time_s: float = setting(0.0, "stop, saved, after so many seconds of one session (0: never)", 0.0, 1e9)
     on_nonfinite: str = setting("skip", "loss or gradient not finite", choices=("skip", "stop", "rewind"))
@@ -186,7 +186,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 DEFAULT_PRESET = "modern"
 TEMPERATURE = 0.6  # of texts drawn for people: during training, in reports, by default on the command line
 
-# A family of sizes, small to large, every width a multiple of 64; the planner takes pico for very small texts.
+# A family of sizes, small to large, every width a multiple of 64; the planner takes pico for small texts.
 SIZES: dict[str, dict[str, int]] = {
     "pico": {"n_embd": 64, "n_heads": 2, "n_layers": 4, "block_size": 128, "vocab_size": 512},
     "nano": {"n_embd": 128, "n_heads": 4, "n_layers": 4, "block_size": 256, "vocab_size": 1024},
@@ -293,7 +293,8 @@ def from_stored(stored: Mapping[str, Any]) -> tuple[Config, list[str]]:
             known = {f.name for f in fields(cls)}
             notices += [f"config.json: field {section}.{name} is not known here and is ignored."
                         for name in stored[section] if name not in known]  # fmt: skip
-            built[section] = cls(**{name: value for name, value in stored[section].items() if name in known})
+            then = {} if section != "train" or "average" in stored[section] else {"average": 0.0}  # before it came up
+            built[section] = cls(**then, **{name: value for name, value in stored[section].items() if name in known})
         return Config(preset=str(stored["preset"]), **built), notices
     except UserError as error:
         raise UserError(f"config.json: {error}", BAD_CONFIG) from None

@@ -72,13 +72,12 @@ def score(model: TinyGPT, tokenizer: Tokenizer, ids: Ids, machine: Machine, toke
     whole = [w for w in windows if w[1] - w[0] == model.config.block_size]
     rows = max(1, (tokens_at_once or TOKENS_AT_ONCE[machine.device.type]) // model.config.block_size)
     batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[w] for w in windows[len(whole) :]]
-    by_formula(model, machine)
     was_training, nats, ranks = model.training, [0.0] * len(batches), machine.ranks
     model.eval()
-    for i in range(ranks.rank, len(batches), ranks.size):
-        rows_of_ids = np.stack([ids[a : b + 1] for a, b in batches[i]]).astype(np.int64)
-        tokens = torch.from_numpy(rows_of_ids).to(machine.device)
-        with machine.autocast():
+    with by_formula(model, machine), machine.autocast():
+        for i in range(ranks.rank, len(batches), ranks.size):
+            rows_of_ids = np.stack([ids[a : b + 1] for a, b in batches[i]]).astype(np.int64)
+            tokens = torch.from_numpy(rows_of_ids).to(machine.device)
             nats[i] = next_token_loss(model, tokens[:, :-1], tokens[:, 1:], "sum").item()
     model.train(was_training)
     total_nats = sum(ranks.total(nats))  # added up in one order, so to the same bits with any number of ranks

@@ -9,6 +9,8 @@ Shapes: B sequences, T positions, N = B * T, C = n_embd, V = vocab_size.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -95,12 +97,26 @@ class AttentionByFormula(CausalAttention):
         return scores.softmax(-1) @ v  # (B, H, T, K)
 
 
-def by_formula(model: TinyGPT, machine: Machine) -> None:
-    """Let a model that computes in bf16 on a CPU attend by the formula; elsewhere it stays as it is."""
-    if machine.bf16 and machine.device.type == "cpu":
-        for module in model.modules():
-            if isinstance(module, CausalAttention):
-                module.__class__ = AttentionByFormula
+def attend(model: TinyGPT, kind: type[CausalAttention]) -> type[CausalAttention]:
+    """Let all layers attend this way; returns how they did before."""
+    before = kind
+    for module in model.modules():
+        if isinstance(module, CausalAttention):
+            before, module.__class__ = type(module), kind
+    return before
+
+
+@contextlib.contextmanager
+def by_formula(model: TinyGPT, machine: Machine) -> Iterator[None]:
+    """The model attends by the formula if it computes in bf16 on a CPU, and afterwards as before."""
+    if not (machine.bf16 and machine.device.type == "cpu"):
+        yield
+        return
+    before = attend(model, AttentionByFormula)
+    try:
+        yield
+    finally:
+        attend(model, before)
 
 
 class TrainingLoss(nn.Module):
@@ -109,8 +125,8 @@ class TrainingLoss(nn.Module):
     def __init__(self, model: TinyGPT, machine: Machine, fast: bool = True, compiled: bool = False) -> None:
         super().__init__()
         self.model, self.machine, self.fast = model, machine, fast
-        if fast:
-            by_formula(model, machine)
+        if fast and machine.bf16 and machine.device.type == "cpu":
+            attend(model, AttentionByFormula)
         # Block by block: one compilation serves them all. In a list of its own, so that the model itself stays plain.
         self.blocks = [torch.compile(block) for block in model.blocks] if compiled else list(model.blocks)
 

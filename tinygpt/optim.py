@@ -138,9 +138,14 @@ class Optimizer:
 
     @torch.no_grad()
     def restart_means(self) -> None:
-        """Begin anew from the weights as they are; the means stay where they are in memory."""
+        """Set the means to the weights as they are, and move on from there; they stay where they are in memory."""
         for p in self.parameters:
             self.state[p][MEAN].copy_(p)
+
+    def forget_means(self) -> None:
+        """The weights alone count from here on."""
+        for p in self.parameters:
+            self.state[p].pop(MEAN, None)
 
     def swap(self) -> None:
         """The means into the model and the weights into `state`, or back; nothing happens where there are no means."""

@@ -32,7 +32,7 @@ DEFAULT_MINUTES = 3.0
 # Bytes of text below which the smallest size learns best, with so many pieces: rarer ones are hardly ever seen (LOG.md)
 SMALL_TEXT_BYTES, VOCABULARIES = 500_000, {50_000: 512, 170_000: 1024, 500_000: 2048}
 TOKENS_PER_PARAMETER = 0.6  # read by a model of the best size, over the numbers in its matrices; a guess, to calibrate
-FEWEST_STEPS = 500
+FEWEST_STEPS = 200  # of a larger batch, which has more tokens a second (LOG.md)
 NUMBERS_PER_TOKEN = 6.5  # in the matrices of a model, for each token of a text whose passes are its `repetition`
 MOST_REPETITION = 60.0  # 78 still helped a megabyte of stories, but no longer 100 kB of them (LOG.md)
 TIED_FROM = 5.0  # repetition
@@ -45,7 +45,7 @@ EVALUATIONS = (2, 12)  # fewest and most in a run, the one at step 0 included
 EVALUATION_SHARE = 0.1  # of the time for validations and their checkpoints, about; at 12 s they took half of it
 SAMPLES = 4
 SNAPSHOTS = 12  # of the weights, log-spaced, beside step 0
-WRITTEN_BYTES_PER_S = 250e6  # with digests, and those kept read back, on a local disk (LOG.md)
+WRITTEN_BYTES_PER_S = 250e6  # with digests, and those kept read back, on a local disk
 GPU_START_S = 1.5  # the first steps: kernels are loaded and the step is recorded
 SAMPLE_TOKENS = 60
 CALIBRATION_SHARE = 0.05  # of the minutes, but at most:
@@ -93,7 +93,7 @@ def choose_shape(preset: str, text_bytes: int, given: Mapping[str, Any]) -> tupl
     chosen, reasons = {"vocab_size": pieces}, []
     if not given.keys() & WIDTHS - {"n_layers"}:
         chosen = {**SIZES["pico"], "vocab_size": pieces}
-        reasons = [f"size pico: {text_bytes:,} bytes of text; a larger model would only recite them."]
+        reasons = [f"size pico: {text_bytes:,} bytes of text; a larger model learns them by heart sooner."]
     if "vocab_size" not in given:
         reasons.append(f"vocab_size {pieces}: in {text_bytes:,} bytes of text rarer pieces are hardly ever seen.")
     chosen = {name: value for name, value in chosen.items() if name not in given}
@@ -133,10 +133,10 @@ def choose_size(
         batch = min(max(1 << max(0, fitting.bit_length() - 1), BATCHES[0]), BATCHES[1])
         chosen["batch_size"] = math.ceil(batch / ranks) * ranks
     repeated = repetition(tokens / unique, unique, numbers)
-    if repeated >= TIED_FROM and not given.keys() & {"tied", "start"} and not config.model.tied:
+    if repeated >= TIED_FROM and "tied" not in given and config.train.start != "pairs" and not config.model.tied:
         chosen["tied"] = True
         reasons.append(
-            f"tied yes: the text is read {tokens / unique:.0f} times; a head of its own would learn it by heart."
+            f"tied yes: read about {tokens / unique:.0f} times, the text would be learnt by heart by a head of its own."
         )
     return {name: value for name, value in chosen.items() if name not in given}, reasons
 
@@ -319,8 +319,9 @@ def choose_steps(
     minutes = budget.minutes or 0.0
     steps = config.train.max_steps or int(budget.steps or 0) or math.ceil((budget.epochs or 0.0) * epoch)
     total_s = steps * speed.step_s if steps else max(30 * minutes, 60 * minutes - spent_s)
+    fewest = max(EVALUATIONS[0], config.train.patience + 1 if config.train.patience else 0)
     affordable = math.ceil(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
-    evaluations = min(max(affordable, EVALUATIONS[0]), EVALUATIONS[1])
+    evaluations = max(min(affordable, EVALUATIONS[1]), fewest)
     if not steps:
         steps = max(1, int(max(0.5 * total_s, total_s - evaluations * evaluation_s) / speed.step_s))
         passes = most_passes(unique, numbers)
@@ -338,11 +339,13 @@ def choose_steps(
     repeated = repetition(passes, unique, numbers)
     if "dropout" not in given and config.preset != "tutorial":
         chosen["dropout"] = dropout_for(repeated)
-        reasons.append(f"dropout {chosen['dropout']:g}: the text is read {passes:.1f} times.")
+        reasons.append(
+            f"dropout {chosen['dropout']:g}: {passes:.1f} passes of {numbers / 1e6:.1f} M numbers over this text."
+        )
     if "weight_decay" not in given and config.preset != "tutorial":
         chosen["weight_decay"] = decay_for(repeated)
         reasons.append(
-            f"weight_decay {chosen['weight_decay']:g}: the more often a text is read, the more is forgotten."
+            f"weight_decay {chosen['weight_decay']:g}: the more passes and numbers for a text, the more is forgotten."
         )
     every = max(1, math.ceil(steps / (evaluations - 1)))
     chosen["eval_every"] = config.train.eval_every or every

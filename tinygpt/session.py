@@ -82,6 +82,8 @@ def restore(s: Session, loaded: Checkpoint) -> None:
     checkpoint.load_model(s.model, loaded.model)
     checkpoint.load_optimizer(s.model, s.optimizer, loaded.optim)
     s.optimizer.swap()  # a checkpoint holds the means as the model
+    if not s.optimizer.averages:  # turned off since
+        s.optimizer.forget_means()
     s.forget_recordings()
     s.progress = loaded.progress
     s.best_saved = loaded.progress.best_bpb, loaded.progress.best_step

@@ -195,7 +195,7 @@ def look(s: Session, finished: bool) -> bool:
 def validate(s: Session) -> None:
     """Score the whole validation text and remember the best figure.
 
-    The mean of the weights is what counts, unless it lags behind them: then it begins anew from here.
+    The mean of the weights is what counts, unless it lags behind them: then it is set to them.
     """
     p, judge = s.progress, partial(score, s.model, s.run.tokenizer, s.run.val_ids, s.machine)
     with s.optimizer.averaged():

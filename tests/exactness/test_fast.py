@@ -71,7 +71,7 @@ def test_bf16_is_fp32_within_its_digits(make_model, machine, preset):
     """8 bits of mantissa: the losses agree to a few thousandths, the gradients point the same way."""
     model = make_model(preset, std=0.1)
     loss, exact = gradients(model, TrainingLoss(model, machine)(*batch()))
-    for fast in (False, True):  # the fast one changes the model's attention
+    for fast in (False, True):
         rough_loss, rough = gradients(model, TrainingLoss(model, BF16, fast)(*batch()))
         assert rough_loss.item() == pytest.approx(loss.item(), rel=5e-3)
         for name, expected in exact.items():

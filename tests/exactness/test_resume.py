@@ -1,6 +1,7 @@
 """A run is the same run: stopped anywhere and resumed it ends bit for bit where the undisturbed one ends."""
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -106,6 +107,20 @@ def test_ctrl_c_and_resume(make_run, machine, tmp_path, undisturbed, preset, sto
     code, session = resumed(run.folder, machine)
     assert code == 0 and session.progress.step == 12
     same(outcome(run.folder), undisturbed(preset))
+
+
+def test_a_mean_that_is_turned_off_is_forgotten(make_run, machine, tmp_path):
+    """What is saved then are the weights, not a mean that no longer moves."""
+    run = make_run(tmp_path / "run", **HARD)
+    train(set_up(run, machine, Watcher(5, lambda: signal.raise_signal(signal.SIGINT))))
+    stored = json.loads((run.folder / "config.json").read_text())
+    stored["train"]["average"] = 0.0
+    (run.folder / "config.json").write_text(json.dumps(stored))
+    _, session = resumed(run.folder, machine)
+    saved = checkpoint.load(run.folder)[0]
+    assert not session.optimizer.has_means() and not any("mean" in name for name in saved.optim)
+    for name, weight in session.model.state_dict().items():
+        assert torch.equal(saved.model[name], weight)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 6, 9, 12])

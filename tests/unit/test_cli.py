@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     with inside(tmp_path_factory.mktemp("cli")) as here:
         (here / "stories.txt").write_text(story_text())
         (here / "other.txt").write_text(story_text().replace("boat", "drum"))
-        for run, words in [("a", ["n_embd=16"]), ("b", ["n_embd=32"])]:
+        for run, words in [("a", ["n_embd=16", "eval_every=2"]), ("b", ["n_embd=32"])]:
             outcome = tinygpt("train", "stories.txt", "--run", run, *STEPS, *TINY, *words)
             assert (outcome.code, outcome.err) == (0, "")
         assert tinygpt("train", "other.txt", "--run", "c", *STEPS, *TINY).code == 0

@@ -183,6 +183,13 @@ def test_missing_stored_fields_take_the_default():
     assert from_stored(stored) == (make_config(), [])
 
 
+def test_a_run_from_before_the_mean_goes_on_without_one():
+    """Else the model that is validated and saved would be another from the middle of the run on."""
+    stored = to_dict(make_config())
+    del stored["train"]["average"]
+    assert from_stored(stored)[0].train.average == 0.0
+
+
 def test_toml_flat_and_in_sections(tmp_path):
     path = tmp_path / "my.toml"
     path.write_text('n_embd = 64\n[train]\nlr = 0.001\n[data]\nnewlines = "keep"\n')

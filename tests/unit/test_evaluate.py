@@ -1,5 +1,6 @@
 """Figures by hand: bits per byte, baselines, copying; and a score that is one sum whatever the batches."""
 
+import dataclasses
 import lzma
 import math
 import tracemalloc
@@ -23,7 +24,8 @@ from tinygpt.evaluate import (
     word_runs,
     xz_bits_per_byte,
 )
-from tinygpt.loss import next_token_loss
+from tinygpt.loss import AttentionByFormula, attend, next_token_loss
+from tinygpt.model import CausalAttention
 
 
 def test_bits_per_byte_by_hand():
@@ -89,6 +91,15 @@ def test_scoring_is_without_dropout_and_leaves_the_mode(make_model, tokenizer, m
     ids = tokenizer.encode_documents(texts)[:100]
     still = score(make_model(vocab_size=320), tokenizer, ids, machine)
     assert score(model, tokenizer, ids, machine) == still and model.training is training
+
+
+def test_scoring_leaves_the_attention_that_a_model_trains_with(make_model, tokenizer, machine, texts):
+    """On a CPU in bf16 it scores by the formula; a model that trains by the definition goes on with that."""
+    model, ids = make_model(vocab_size=320), tokenizer.encode_documents(texts)[:100]
+    for kind in (CausalAttention, AttentionByFormula):
+        attend(model, kind)
+        score(model, tokenizer, ids, dataclasses.replace(machine, bf16=True))
+        assert {type(block.attention) for block in model.blocks} == {kind}
 
 
 @pytest.mark.parametrize("ids", [[], [0], [0, 1], [0, 1, 0, 1]])

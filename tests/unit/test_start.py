@@ -81,9 +81,11 @@ def test_the_start_is_the_same_on_any_number_of_threads():
     tokens = np.minimum(np.random.default_rng(0).zipf(1.2, 100_000), 1023).astype(np.uint16)
     found = []
     before = torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        found.append(torch.cat(pair_factors(tokens, 1024, 128)))
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            found.append(torch.cat(pair_factors(tokens, 1024, 128)))
+    finally:
+        torch.set_num_threads(before)
     torch.testing.assert_close(*found, atol=1e-6, rtol=1e-6)
