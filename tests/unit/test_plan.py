@@ -87,7 +87,7 @@ def test_minutes_become_steps_by_the_measured_speed():
 
 
 def test_validations_take_their_time_off():
-    """12 of them, weights and mean, a third of the time of training each: 12 * 2 * 3000 / 10000 / 3 = 2.4 s, 24 steps"""
+    """12 of weights and mean, a third of the time of training each: 12 * 2 * 3000 / 10000 / 3 = 2.4 s, 24 steps."""
     chosen, _ = plan(Budget(minutes=1), val_tokens=3000)
     assert (chosen["max_steps"], chosen["eval_every"]) == (576, 53)
 
