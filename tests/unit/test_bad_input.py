@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
             (here / name).parent.mkdir(exist_ok=True)
             (here / name).write_bytes(data)
         (here / "empty_folder").mkdir()
-        made = tinygpt("train", "good.txt", "--run", "base", "--steps", "3", *TINY)
+        made = tinygpt("train", "good.txt", "--run", "base", "--steps", "3", "eval_every=1", *TINY)
         assert (made.code, made.err) == (0, "")
         other = tinygpt("train", "good.txt", "--run", "other", "--steps", "1", *TINY, "vocab_size=280")
         assert other.code == 0
