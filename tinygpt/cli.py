@@ -359,6 +359,10 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that sum to p.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Above 0: use other tokens than those written so far.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same, for each time that one was written.")] = 0.0,
+    logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID=BIAS", help="Make a token likelier; -100 forbids it (may be repeated).")] = None,
+    logprobs: Annotated[int | None, typer.Option(min=0, help="With --json: the log-probability of each token, and so many likeliest.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this string (may be repeated).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")] = 0,
     num: Annotated[int, typer.Option(help="Number of texts; seeds count up.")] = 1,
@@ -370,29 +374,36 @@ def generate(
     from tinygpt.config import TrainConfig
     from tinygpt.display import safe_text
     from tinygpt.distributed import choose_machine
-    from tinygpt.inference import check_request, encode_prompt, stream
-    from tinygpt.sampling import Sampling
+    from tinygpt.inference import Continuation, check_request, encode_prompt, write_on
+    from tinygpt.sampling import Sampling, parse_bias
 
     if num < 1:
         raise UserError(f"num {num} must be 1 or more.")
     check_request(max_new_tokens, stop or ())
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    if logprobs is not None and not as_json:
+        raise UserError("--logprobs goes with --json.")
+    sampling = Sampling(
+        temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty,
+        parse_bias(logit_bias or ()),
+    )  # fmt: skip
     loaded, model, checkpoint, notices = runs.load(run)
     model.to(choose_machine(TrainConfig(device=device)).device)
     prompt = read_stdin() if prompt == "-" else prompt
-    length, block_size = len(encode_prompt(loaded.tokenizer, prompt)), model.config.block_size
-    if length + max_new_tokens > block_size:
-        notices = [*notices, f"prompt ({length:,} tokens) and answer go beyond the context of {block_size} tokens: "
+    ids, block_size = encode_prompt(loaded.tokenizer, prompt), model.config.block_size
+    if len(ids) + max_new_tokens > block_size:
+        notices = [*notices, f"prompt ({len(ids):,} tokens) and answer go beyond the context of {block_size} tokens: "
                    "the window slides, and what stands further back is forgotten."]  # fmt: skip
     for notice in notices:
         print(f"Note: {notice}", file=sys.stderr)
     texts = []
     for i in range(num):
-        pieces = stream(
-            model, loaded.tokenizer, prompt, max_new_tokens, sampling=sampling, seed=seed + i, stop=stop or ()
+        text = Continuation(
+            loaded.tokenizer, ids, max_new_tokens, sampling, seed=seed + i, stop=stop or (), logprobs=logprobs
         )
+        pieces = write_on(model, text)
         if as_json:
-            texts.append({"seed": seed + i, "prompt": prompt, "text": "".join(pieces)})
+            sample = {"seed": seed + i, "prompt": prompt, "text": "".join(pieces), "finish_reason": text.finished}
+            texts.append(sample | ({} if logprobs is None else {"logprobs": text.chances_told()}))
             continue
         if num > 1:
             print(f"--- seed {seed + i}")
@@ -402,6 +413,33 @@ def generate(
         print()
     if as_json:
         show({"run": loaded.folder.name, "step": checkpoint.step, "samples": texts}, "", True)
+
+
+@app.command()
+def chat(
+    run: RunArgument,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="It writes at most so many tokens at a time.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token; 1 draws as the model says.")] = TEMPERATURE,
+    top_k: Annotated[int, typer.Option(help="Draw among the k likeliest tokens (0: all).")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that sum to p.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed and lines give the same text.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+) -> None:  # fmt: skip
+    """Write by turns with a model: it continues what stands there. Lines that begin with / are commands (/help)."""
+    from tinygpt import runs
+    from tinygpt.chat import Chat, converse
+    from tinygpt.config import TrainConfig
+    from tinygpt.distributed import choose_machine
+    from tinygpt.sampling import Sampling
+
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    loaded, model, _, notices = runs.load(run)
+    model.to(choose_machine(TrainConfig(device=device)).device)
+    for notice in notices:
+        print(f"Note: {notice}", file=sys.stderr)
+    converse(Chat(model, loaded.tokenizer, sampling, max_new_tokens, seed), loaded.folder.name)
 
 
 @app.command("export")

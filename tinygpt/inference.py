@@ -13,6 +13,7 @@ Shapes: B texts of equal length, T tokens, V = vocab_size.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from tinygpt.errors import UserError
 from tinygpt.model import KVCache, TinyGPT
-from tinygpt.sampling import Sampling, draw
+from tinygpt.sampling import Sampling, draw, log_probabilities
 from tinygpt.tokenizer import BOS, EOS, StreamDecoder, Tokenizer
 
 
@@ -41,13 +42,13 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:
-        """(B, T) ids of the whole text so far -> (B, V) logits of the next token."""
-        start = window_start(ids.shape[1], self.model.config.block_size)
+        """(B, T) ids of the whole text so far, on any device -> (B, V) logits of the next token."""
+        start, device = window_start(ids.shape[1], self.model.config.block_size), self.model.embedding.weight.device
         if not self.cached:
-            return self.model(ids[:, start:])[:, -1]
+            return self.model(ids[:, start:].to(device))[:, -1]
         if self.cache is None or start != self.start or self.cache.length != ids.shape[1] - 1 - start:
             self.cache, self.start = KVCache(self.model, len(ids)), start
-        return self.model(ids[:, start + self.cache.length :], self.cache)[:, -1]
+        return self.model(ids[:, start + self.cache.length :].to(device), self.cache)[:, -1]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -63,42 +64,96 @@ def check_request(max_new_tokens: int, stop: Sequence[str]) -> None:
         raise UserError("a stop string must not be empty.")
 
 
+class Continuation:
+    """A text that is being written: which token comes next, what of it may be shown, and when it ends.
+
+    Ends after `max_new_tokens` ("length"), at <eos> or before the first stop string ("stop"). With `logprobs` it keeps
+    for every token its log-probability and those of so many likeliest ones. UserError as of `check_request`.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling = Sampling(),  # noqa: B008
+        *, seed: int = 0, stop: Sequence[str] = (), logprobs: int | None = None,
+    ) -> None:  # fmt: skip
+        check_request(max_new_tokens, stop)
+        self.ids = torch.tensor([list(prompt)])  # (1, T), on the CPU
+        self.prompt, self.max_new_tokens = len(prompt), max_new_tokens
+        self.sampling, self.stop, self.logprobs = sampling, stop, logprobs
+        self.generator = torch.Generator().manual_seed(seed)
+        self.tokenizer, self.characters, self.held = tokenizer, StreamDecoder(tokenizer), ""
+        self.chances: list[tuple[int, float, list[tuple[int, float]]]] = []  # token, its log-probability, the likeliest
+        self.finished = "" if max_new_tokens else "length"
+
+    def add(self, logits: Tensor) -> str:
+        """Draw the next token from (1, V) logits; returns what may be shown now, which is often nothing.
+
+        A piece never ends inside a character, nor inside what may become a stop string.
+        """
+        token = draw(logits, self.ids, self.sampling, self.generator, self.prompt)  # (1,)
+        if token.item() == EOS:
+            return self.finish("stop")
+        if self.logprobs is not None:
+            self.chances.append((int(token), *log_probabilities(logits[0], int(token), self.logprobs)))
+        self.ids = torch.cat((self.ids, token[:, None]), dim=1)
+        self.held += self.characters.feed(int(token))
+        found = first_stop(self.held, self.stop)
+        if found is not None:
+            return self.finish("stop")
+        if self.ids.shape[1] - self.prompt >= self.max_new_tokens:
+            return self.finish("length")
+        keep = possible_stop(self.held, self.stop)
+        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return shown
+
+    def chances_told(self) -> list[dict[str, Any]]:
+        """`chances` with the texts of the tokens, for JSON."""
+
+        def told(id: int, chance: float) -> dict[str, Any]:
+            read = self.tokenizer
+            return {"id": id, "token": read.decode([id]), "bytes": list(read.token_bytes(id)), "logprob": chance}
+
+        return [told(id, chance) | {"top": [told(*likely) for likely in top]} for id, chance, top in self.chances]
+
+    def finish(self, why: str) -> str:
+        """End here; returns what was still held back, up to a stop string."""
+        self.held += self.characters.finish()
+        found = first_stop(self.held, self.stop)
+        self.finished = "stop" if found is not None else why
+        shown, self.held = self.held[:found], ""
+        return shown
+
+
+@contextlib.contextmanager
+def reading(model: TinyGPT) -> Iterator[None]:
+    """The model without dropout, and afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def write_on(model: TinyGPT, text: Continuation, cached: bool = True) -> Iterator[str]:
+    """Write `text` to its end; what may be shown, in pieces as they come."""
+    decoder = Decoder(model, cached)
+    with reading(model):
+        while not text.finished:
+            piece = text.add(decoder.logits(text.ids))
+            if piece or text.finished:
+                yield piece
+
+
 def stream(
     model: TinyGPT, tokenizer: Tokenizer, prompt: str, max_new_tokens: int = 50, *,
     sampling: Sampling = Sampling(), seed: int = 0, stop: Sequence[str] = (), cached: bool = True,  # noqa: B008
 ) -> Iterator[str]:  # fmt: skip
     """The continuation of `prompt` in pieces as they come; joined they are the whole continuation.
 
-    A piece never ends inside a character, nor inside what may become a stop string. Ends after max_new_tokens, at
-    <eos>, or before the first stop string. Raises UserError for a negative max_new_tokens or an empty stop string.
+    Ends, and is cut into pieces, as `Continuation` says, which raises UserError for impossible settings.
     """
-    check_request(max_new_tokens, stop)
-    generator = torch.Generator().manual_seed(seed)
-    device = model.embedding.weight.device
-    ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=device)  # (1, T)
-    decoder, characters, held = Decoder(model, cached), StreamDecoder(tokenizer), ""
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            token = draw(decoder.logits(ids), ids, sampling, generator)  # (1,)
-            if token.item() == EOS:
-                break
-            ids = torch.cat((ids, token.to(device)[:, None]), dim=1)
-            held += characters.feed(int(token))
-            found = first_stop(held, stop)
-            if found is not None:
-                yield held[:found]
-                return
-            keep = possible_stop(held, stop)
-            if len(held) > keep:
-                yield held[: len(held) - keep]
-                held = held[len(held) - keep :]
-        held += characters.finish()
-        found = first_stop(held, stop)
-        yield held if found is None else held[:found]
-    finally:
-        model.train(was_training)
+    ids = encode_prompt(tokenizer, prompt)
+    yield from write_on(model, Continuation(tokenizer, ids, max_new_tokens, sampling, seed=seed, stop=stop), cached)
 
 
 def generate(
@@ -120,23 +175,18 @@ def generate_documents(
     **sampling: Any,
 ) -> list[str]:  # fmt: skip
     """`count` texts written from <bos> to <eos> (or max_new_tokens), many at a time: for scoring, not for reading."""
-    settings, generator = Sampling(**sampling), torch.Generator().manual_seed(seed)
-    device, texts = model.embedding.weight.device, []
-    was_training = model.training
-    model.eval()
-    try:
+    settings, generator, texts = Sampling(**sampling), torch.Generator().manual_seed(seed), []
+    with reading(model):
         for first in range(0, count, batch):
-            ids = torch.full((min(batch, count - first), 1), BOS, device=device)  # (B, 1)
+            ids = torch.full((min(batch, count - first), 1), BOS)  # (B, 1)
             decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
             while not ended.all() and ids.shape[1] <= max_new_tokens:
-                tokens = draw(decoder.logits(ids), ids, settings, generator)  # (B,)
+                tokens = draw(decoder.logits(ids), ids, settings, generator, prompt=1)  # (B,)
                 ended |= tokens == EOS
-                ids = torch.cat((ids, tokens.to(device)[:, None]), dim=1)
+                ids = torch.cat((ids, tokens[:, None]), dim=1)
             for row in ids.tolist():
                 end = row.index(EOS) if EOS in row else len(row)
                 texts.append(tokenizer.decode(row[1:end]))
-    finally:
-        model.train(was_training)
     return texts
 
 

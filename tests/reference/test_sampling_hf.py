@@ -11,6 +11,7 @@ from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -18,6 +19,7 @@ from transformers.generation.logits_process import (
 
 from tinygpt.sampling import (
     Sampling,
+    add_bias,
     apply_temperature,
     filter_logits,
     keep_min_p,
@@ -95,3 +97,10 @@ def test_all_together_in_the_same_order(logits, context):
         TopPLogitsWarper(0.8), MinPLogitsWarper(0.1),
     ])  # fmt: skip
     same(filter_logits(logits, context, s), theirs(context, logits.clone()))
+
+
+@CASES
+def test_bias(logits, context):
+    bias = {0: 2.5, logits.shape[1] - 1: -7.0}
+    theirs = SequenceBiasLogitsProcessor({(id,): value for id, value in bias.items()})
+    same(add_bias(logits, bias), theirs(context, logits.clone()))

@@ -249,6 +249,29 @@ def test_generate_says_when_the_window_slides(folder: Path):
     assert fits.err == "" and "the window slides" in slides.err and slides.err.count("\n") == 1
 
 
+def test_generate_tells_why_it_ended_and_how_likely_each_token_was(folder: Path):
+    words = ("generate", "a", "Ana", "--temperature", "0", "--max-new-tokens", "4", "--json")
+    sample = tinygpt(*words, "--logprobs", "2").json["samples"][0]
+    assert sample["finish_reason"] == "length" and len(sample["logprobs"]) == 4
+    assert "Ana" + "".join(token["token"] for token in sample["logprobs"]) == sample["prompt"] + sample["text"]
+    assert all(token["top"][0]["id"] == token["id"] and len(token["top"]) == 2 for token in sample["logprobs"])
+    assert "logprobs" not in tinygpt(*words).json["samples"][0]
+
+
+def test_generate_obeys_bias_and_penalties(folder: Path):
+    words = ("generate", "a", "Ana", "--temperature", "0", "--max-new-tokens", "6", "--json", "--logprobs", "0")
+    first = tinygpt(*words).json["samples"][0]["logprobs"][0]["id"]
+    forbidden = tinygpt(*words, "--logit-bias", f"{first}=-100").json["samples"][0]["logprobs"]
+    assert all(token["id"] != first for token in forbidden)
+    wanted = tinygpt(*words, "--logit-bias", "7=100").json["samples"][0]["logprobs"]
+    assert [token["id"] for token in wanted] == [7] * 6
+    other = tinygpt(*words, "--logit-bias", "7=1.9", "--logit-bias", "8=100", "--frequency-penalty", "2")
+    assert {token["id"] for token in other.json["samples"][0]["logprobs"]} == {8}
+    assert tinygpt(*words[:-2], "--logit-bias", "seven=1").err.endswith("must be ID=BIAS, as in 17=-100.\n")
+    assert "names token 9999" in tinygpt(*words[:-2], "--logit-bias", "9999=1").err
+    assert "--logprobs goes with --json" in tinygpt(*words[:-3], "--logprobs", "1").err
+
+
 # --- eval, compare, corpus, inspect, doctor --------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from tinygpt.config import PRESETS, ModelConfig
 from tinygpt.errors import UserError
-from tinygpt.inference import Decoder, encode_prompt, generate, generate_documents, stream, window_start
+from tinygpt.inference import Continuation, Decoder, encode_prompt, generate, generate_documents, stream, window_start
 from tinygpt.sampling import Sampling
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
@@ -289,3 +289,33 @@ def test_documents_are_cut_at_their_own_eos():
             return nn.functional.one_hot(torch.tensor(rows)[:, None], 259).float()
 
     assert generate_documents(Two([]), BYTES, 2, 6) == ["a", "bbbb"]
+
+
+@pytest.mark.parametrize(
+    ("said", "n", "stop", "why"),
+    [
+        ("abc", 3, (), "length"), ("abc", 0, (), "length"), ("abc", 9, ("c",), "stop"), ("abc", 3, ("bc",), "stop"),
+        ("abc", 3, ("cd",), "length"), ("ab<eos>", 9, (), "stop"), ("ab<eos>", 3, (), "stop"),
+    ],
+)  # fmt: skip
+def test_why_a_text_ends(said, n, stop, why):
+    """A stop string in the very last token is "stop"; the beginning of one that does not come is text."""
+    ids = [*BYTES.encode(said.removesuffix("<eos>")), *[EOS] * said.endswith("<eos>")]
+    model, text = Script(ids), Continuation(BYTES, [BOS], n, stop=stop)
+    while not text.finished:
+        text.add(model(text.ids)[:, -1])
+    assert text.finished == why
+
+
+def test_log_probabilities_are_kept_for_every_token(make_model, tokenizer):
+    model = make_model(vocab_size=320)
+    text, decoder = Continuation(tokenizer, [BOS], 6, logprobs=2), Decoder(model)
+    while not text.finished:
+        text.add(decoder.logits(text.ids))
+    written = text.ids[0, 1:].tolist()
+    assert [token for token, _, _ in text.chances] == written
+    with torch.no_grad():
+        expected = model(text.ids)[0].log_softmax(-1)
+    for place, (token, chance, top) in enumerate(text.chances):
+        assert chance == pytest.approx(expected[place, token].item(), abs=1e-5)
+        assert len(top) == 2 and top[0] == (token, chance)  # greedy: the chosen one is the likeliest

@@ -15,6 +15,7 @@ from tinygpt.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    log_probabilities,
     penalise_repetition,
 )
 
@@ -71,11 +72,13 @@ LOGITS = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40)
     st.floats(0.001, 1.0),
     st.floats(0.0, 1.0),
     st.sampled_from([0.01, 0.5, 1.0, 1.3, 100.0]),
+    st.floats(-2, 2, width=32),
+    st.floats(-100, 100, width=32),
 )
-def test_something_can_always_be_drawn(values, temperature, top_k, top_p, min_p, penalty):
+def test_something_can_always_be_drawn(values, temperature, top_k, top_p, min_p, penalty, written, bias):
     """No combination of legal settings forbids every token or makes softmax NaN, and a forbidden one is not drawn."""
     logits, context = torch.tensor([values]), torch.tensor([[0, len(values) - 1]])
-    s = Sampling(temperature, top_k, top_p, min_p, penalty)
+    s = Sampling(temperature, top_k, top_p, min_p, penalty, written, -written, {0: bias})
     filtered = filter_logits(logits, context, s)
     token = draw(logits, context, s, torch.Generator().manual_seed(0))
     assert token.shape == (1,) and filtered[0, token.item()] > -math.inf
@@ -107,6 +110,10 @@ def test_greedy_obeys_the_penalty():
         (Sampling(temperature=1.0, min_p=0.6), [0, 4 / 7, 0, 3 / 7]),
         # the context holds token 1: ln 0.4 is negative, so it doubles to ln 0.16
         (Sampling(temperature=1.0, repetition_penalty=2.0), [0.1 / 0.76, 0.16 / 0.76, 0.2 / 0.76, 0.3 / 0.76]),
+        # and it was written, once: its chance is divided by 2
+        (Sampling(temperature=1.0, presence_penalty=math.log(2)), [0.1 / 0.8, 0.2 / 0.8, 0.2 / 0.8, 0.3 / 0.8]),
+        (Sampling(temperature=1.0, frequency_penalty=math.log(2)), [0.1 / 0.8, 0.2 / 0.8, 0.2 / 0.8, 0.3 / 0.8]),
+        (Sampling(temperature=1.0, logit_bias={0: math.log(3), 2: -100.0}), [0.3, 0.4, 0, 0.3]),
     ],
 )
 def test_the_draw_has_the_frequencies_of_the_formula(s, probabilities):
@@ -150,9 +157,39 @@ def test_a_single_possible_token_is_drawn(s):
         ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan), ("min_p", -0.1), ("min_p", 1.5),
         ("repetition_penalty", 0.0), ("repetition_penalty", -1.0), ("repetition_penalty", math.inf),
         ("repetition_penalty", 1e-40),
+        ("presence_penalty", 2.1), ("presence_penalty", math.nan), ("frequency_penalty", -2.1),
+        ("frequency_penalty", math.inf),
     ],
 )  # fmt: skip
 def test_values_that_mean_nothing_are_refused(field, value):
     """1e-40 passes as positive, but dividing by it overflows fp32 and the draw would end in a traceback."""
     with pytest.raises(UserError, match=f"{field.replace('_', '-')} {value} must be"):
         Sampling(**{field: value})
+
+
+def test_what_was_written_counts_and_the_prompt_does_not():
+    logits = torch.zeros(2, 4)
+    context = torch.tensor([[3, 3, 1, 1, 1, 2], [0, 0, 0, 3, 3, 3]])
+    s = Sampling(temperature=1.0, presence_penalty=0.5, frequency_penalty=0.25)
+    expected = torch.tensor([[0, -0.5 - 0.75, -0.5 - 0.25, 0], [-0.5 - 0.25, 0, 0, -0.5 - 0.75]])
+    assert torch.equal(filter_logits(logits, context, s, prompt=2), expected)
+    assert torch.equal(filter_logits(logits, context, s, prompt=6), logits)
+
+
+@pytest.mark.parametrize("bias", [math.nan, 100.5, -math.inf])
+def test_a_bias_out_of_range_is_refused(bias):
+    with pytest.raises(UserError, match=r"logit-bias .* of token 7 must be between -100 and 100"):
+        Sampling(logit_bias={7: bias})
+
+
+@pytest.mark.parametrize("id", [-1, 3])
+def test_a_bias_for_a_token_that_is_not_there_is_refused(id):
+    with pytest.raises(UserError, match=f"names token {id}; the ids go from 0 to 2"):
+        filter_logits(torch.zeros(1, 3), NONE, Sampling(logit_bias={id: 1.0}))
+
+
+def test_log_probabilities_are_of_the_model_alone():
+    chosen, top = log_probabilities(torch.tensor([1.0, 3.0, 2.0]), token=0, top=2)
+    expected = torch.tensor([1.0, 3.0, 2.0]).log_softmax(-1).tolist()
+    assert chosen == expected[0] and top == [(1, expected[1]), (2, expected[2])]
+    assert len(log_probabilities(torch.zeros(3), token=0, top=20)[1]) == 3
