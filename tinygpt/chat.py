@@ -113,6 +113,7 @@ def number(line: str, value: str, kind: type[int] | type[float]) -> Any:
 def converse(chat: Chat, name: str) -> None:
     """Read lines until the end of the input; commands are obeyed, everything else is text to write on from."""
     by_hand = sys.stdin.isatty()
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # bytes that are no text are no traceback
     if by_hand:
         with contextlib.suppress(ImportError):  # Windows' consoles have their own
             import readline  # noqa: F401  (gives `input` editing and a history)
@@ -137,7 +138,7 @@ def converse(chat: Chat, name: str) -> None:
             else:
                 show(chat, chat.say(line[1:] if line.startswith("//") else line))
         except UserError as error:
-            print(f"({error})")
+            print(safe_text(f"({error})"))
 
 
 def show(chat: Chat, pieces: Iterator[str]) -> None:

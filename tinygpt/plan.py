@@ -319,7 +319,7 @@ def choose_steps(
     minutes = budget.minutes or 0.0
     steps = config.train.max_steps or int(budget.steps or 0) or math.ceil((budget.epochs or 0.0) * epoch)
     total_s = steps * speed.step_s if steps else max(30 * minutes, 60 * minutes - spent_s)
-    fewest = max(EVALUATIONS[0], config.train.patience + 1 if config.train.patience else 0)
+    fewest = max(EVALUATIONS[0], config.train.patience + 1)
     affordable = math.ceil(EVALUATION_SHARE * total_s / max(1e-9, evaluation_s))
     evaluations = max(min(affordable, EVALUATIONS[1]), fewest)
     if not steps:

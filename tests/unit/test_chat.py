@@ -87,6 +87,11 @@ def test_lines_from_a_pipe(trained: Path):
     assert "/5" in said.out and text and text != "no"
 
 
+def test_bytes_that_are_no_text_and_control_characters_do_no_harm(trained: Path):
+    said = tinygpt("chat", trained, "--max-new-tokens", "2", stdin=b"\xff\xfe Ana\n/no\x1b[2J\n")
+    assert said.code == 0 and said.err == "" and "\x1b" not in said.out and "there is no command /no" in said.out
+
+
 def test_a_text_that_the_model_ends_is_followed_by_a_new_one(chat, monkeypatch, capsys):
     from tinygpt import chat as module
 
