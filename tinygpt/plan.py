@@ -31,12 +31,15 @@ from tinygpt.optim import make_optimizer
 DEFAULT_MINUTES = 3.0
 # Bytes of text below which the smallest size learns best, with so many pieces: rarer ones are hardly ever seen (LOG.md)
 SMALL_TEXT_BYTES, VOCABULARIES = 500_000, {50_000: 512, 170_000: 1024, 500_000: 2048}
-TOKENS_PER_PARAMETER = 0.6  # read by a model of the best size, over the numbers in its matrices; a guess, to calibrate
+# A larger text of less than so many bytes for each minute of a CPU, and than so many in all, is read often: 2,048 too
+OFTEN_READ_BYTES, GPU_MINUTES = (200_000, 1_200_000), 30.0  # a minute of a GPU is worth so many of a CPU
+TOKENS_PER_PARAMETER = 1.2  # read by a model before a larger one is better, over the numbers in that one's matrices
+LARGER_REPETITION = 32.0  # above which a larger model is no better: text is what lacks (LOG.md)
 FEWEST_STEPS = 200  # of a larger batch, which has more tokens a second (LOG.md)
 NUMBERS_PER_TOKEN = 6.5  # in the matrices of a model, for each token of a text whose passes are its `repetition`
-MOST_REPETITION = 60.0  # 78 still helped a megabyte of stories, but no longer 100 kB of them (LOG.md)
+MOST_REPETITION = 50.0  # that much still helped a megabyte of stories, but no longer 100 kB of them or plays (LOG.md)
 TIED_FROM = 5.0  # repetition
-DROPOUTS = {16.0: 0.1, 40.0: 0.2}  # from this repetition on
+DROPOUTS = {5.0: 0.05, 12.0: 0.1, 30.0: 0.2}  # from this repetition on
 DECAY, DECAYS = 0.2, (0.1, 2.0)  # of embedding and head, times repetition, within these
 BATCHES = (4, 8)
 WIDTHS = {"n_embd", "n_heads", "n_kv_heads", "n_layers", "d_head", "d_ff"}
@@ -85,10 +88,21 @@ class Speed:
     tokens_per_s: float
 
 
-def choose_shape(preset: str, text_bytes: int, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Overrides for a small text, and why. Only `modern` and `gpt2` bend; `tutorial` stays the tutorial's."""
-    if preset == "tutorial" or text_bytes >= SMALL_TEXT_BYTES:
+def choose_shape(
+    preset: str, text_bytes: int, minutes: float, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Overrides for a text that is small, or small for the minutes of a CPU that it is read, and why.
+
+    Only `modern` and `gpt2` bend; `tutorial` stays the tutorial's.
+    """
+    a_minute, at_most = OFTEN_READ_BYTES
+    often = SMALL_TEXT_BYTES <= text_bytes < min(a_minute * minutes, at_most)
+    if preset == "tutorial" or not (often or text_bytes < SMALL_TEXT_BYTES):
         return {}, []
+    if often:
+        pieces = max(VOCABULARIES.values())
+        why = f"vocab_size {pieces}: {text_bytes:,} bytes are read often in this time, and rarer pieces learnt by heart."
+        return ({}, []) if "vocab_size" in given else ({"vocab_size": pieces}, [why])
     pieces = next(count for limit, count in VOCABULARIES.items() if text_bytes < limit)
     chosen, reasons = {"vocab_size": pieces}, []
     if not given.keys() & WIDTHS - {"n_layers"}:
@@ -105,7 +119,7 @@ def choose_size(
 ) -> tuple[dict[str, Any], list[str]]:
     """Width, layers and batch for what can be read in the budget, and why; `speed` is that of `config`.
 
-    The largest size that still reads TOKENS_PER_PARAMETER tokens for each of its parameters, within MOST_REPETITION.
+    The largest size that still reads TOKENS_PER_PARAMETER tokens for each of its parameters, within LARGER_REPETITION.
     Then a batch that makes FEWEST_STEPS steps of them, within BATCHES, and a tied head where the text is repeated much.
     """
     if config.preset == "tutorial":
@@ -122,8 +136,8 @@ def choose_size(
             derived = {"n_kv_heads": 0, "d_head": 0, "d_ff": 0}
             larger = ModelConfig(**{**dataclasses.asdict(config.model), **size, **derived})
             more = matrix_parameters(larger)
-            read = min(affordable * matrix_parameters(config.model) / more, unique * most_passes(unique, more))
-            if read < TOKENS_PER_PARAMETER * more:
+            read = affordable * matrix_parameters(config.model) / more
+            if read < TOKENS_PER_PARAMETER * more or repetition(read / unique, unique, more) > LARGER_REPETITION:
                 break
             chosen, tokens, numbers = {**size, **derived}, read, more
             reasons = [f"size {name}: about {read / 1e6:.1f} M tokens can be read, enough for "

@@ -26,6 +26,7 @@ from tinygpt.evaluate import XZ_HISTORY_BYTES, baselines
 from tinygpt.plan import (
     CALIBRATION_S,
     CALIBRATION_SHARE,
+    GPU_MINUTES,
     Budget,
     Speed,
     affordable_tokens,
@@ -108,7 +109,8 @@ def decide(
 
     began = time.perf_counter()
     text_bytes = corpus.report["train"]["bytes"]
-    shape, reasons = choose_shape(preset, text_bytes, given)
+    cpu_minutes = (budget.minutes or 0.0) * (GPU_MINUTES if machine.device.type == "cuda" else 1.0)
+    shape, reasons = choose_shape(preset, text_bytes, cpu_minutes, given)
     config = make_config(preset, {**shape, **given})
     every = math.ceil(text_bytes / TOKENIZER_BYTES)
     tokenizer = train_tokenizer(corpus.train[::every], config.model.vocab_size)

@@ -197,7 +197,7 @@ def test_the_plan_is_a_pure_function():
 
 
 def test_dropout_by_repetition():
-    assert [dropout_for(r) for r in (0.1, 15.9, 16, 39, 40, 500)] == [0.0, 0.0, 0.1, 0.1, 0.2, 0.2]
+    assert [dropout_for(r) for r in (0.1, 4.9, 5, 11, 12, 29, 30, 500)] == [0.0, 0.0, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2]
     chosen, reasons = plan(Budget(epochs=4), windows=160)
     assert chosen["dropout"] == 0.1 and any(r.startswith("dropout 0.1: 4.0 passes of ") for r in reasons)
 
@@ -227,22 +227,31 @@ def test_expected_time_is_the_sum_of_its_parts(monkeypatch):
 
 
 def test_small_texts_get_the_small_size():
-    chosen, reasons = choose_shape("modern", 20_000, {})
+    chosen, reasons = choose_shape("modern", 20_000, 3, {})
     assert chosen["n_embd"] == 64 and "20,000 bytes" in reasons[0]
-    assert [choose_shape("modern", n, {})[0]["vocab_size"] for n in (20_000, 50_000, 499_999)] == [512, 1024, 2048]
-    chosen, reasons = choose_shape("modern", 100_000, {"n_embd": 128})
+    assert [choose_shape("modern", n, 3, {})[0]["vocab_size"] for n in (20_000, 50_000, 499_999)] == [512, 1024, 2048]
+    chosen, reasons = choose_shape("modern", 100_000, 3, {"n_embd": 128})
     assert chosen == {"vocab_size": 1024} and len(reasons) == 1 and "100,000 bytes" in reasons[0]
-    assert choose_shape("modern", 500_000, {}) == ({}, [])
-    assert choose_shape("tutorial", 20_000, {}) == ({}, [])
+    assert choose_shape("modern", 500_000, 1, {}) == ({}, [])
+    assert choose_shape("tutorial", 20_000, 3, {}) == ({}, [])
+
+
+def test_a_text_that_is_short_for_the_time_gets_fewer_pieces():
+    """1 MB is read often in 10 minutes of a CPU, not in 3; 1.2 MB count as enough for any time."""
+    chosen, reasons = choose_shape("modern", 1_000_000, 10, {})
+    assert chosen == {"vocab_size": 2048} and "1,000,000 bytes" in reasons[0]
+    assert choose_shape("modern", 1_000_000, 3, {}) == choose_shape("modern", 1_200_000, 1000, {}) == ({}, [])
+    assert choose_shape("modern", 1_000_000, 10, {"vocab_size": 300}) == ({}, [])
+    assert choose_shape("tutorial", 1_000_000, 10, {}) == ({}, [])
 
 
 def test_a_given_shape_is_kept():
-    chosen, _ = choose_shape("modern", 20_000, {"vocab_size": 300})
+    chosen, _ = choose_shape("modern", 20_000, 3, {"vocab_size": 300})
     assert "vocab_size" not in chosen and chosen["n_embd"] == 64
     # a width or a number of heads of the user's own must not meet one of ours that does not fit it
-    assert set(choose_shape("modern", 20_000, {"n_kv_heads": 4})[0]) == {"vocab_size"}
+    assert set(choose_shape("modern", 20_000, 3, {"n_kv_heads": 4})[0]) == {"vocab_size"}
     everything = {"n_embd": 64, "n_heads": 2, "n_layers": 4, "block_size": 128, "vocab_size": 512}
-    assert choose_shape("modern", 20_000, everything) == ({}, [])
+    assert choose_shape("modern", 20_000, 3, everything) == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -290,6 +299,12 @@ def test_more_time_makes_a_larger_model():
 def test_whoever_counts_steps_or_passes_keeps_the_known_shape(budget):
     assert "n_embd" not in size(budget)[0]
     assert "n_embd" not in size(Budget(minutes=1000), max_steps=10**6)[0]
+
+
+def test_where_text_is_what_lacks_the_model_stays_small():
+    """200,000 tokens a second for 10 minutes: 120 M tokens, read once, or 156 times with a repetition of 41."""
+    assert size(Budget(minutes=10), tokens_per_s=200_000.0, windows=500_000)[0]["n_embd"] == 320
+    assert "n_embd" not in size(Budget(minutes=10), tokens_per_s=200_000.0, windows=3_000)[0]
 
 
 def test_a_small_text_keeps_the_model_small_however_long_it_is_read():
