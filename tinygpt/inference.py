@@ -25,6 +25,8 @@ from tinygpt.model import KVCache, TinyGPT
 from tinygpt.sampling import Sampling, draw, log_probabilities
 from tinygpt.tokenizer import BOS, EOS, StreamDecoder, Tokenizer
 
+Chance = tuple[int, float | None, list[tuple[int, float]]]  # token, its log-probability if known, the likeliest
+
 
 def window_start(length: int, block_size: int) -> int:
     """First token that the model still sees when `length` tokens stand there: 0, or a multiple of block_size / 4."""
@@ -81,7 +83,7 @@ class Continuation:
         self.sampling, self.stop, self.logprobs = sampling, stop, logprobs
         self.generator = torch.Generator().manual_seed(seed)
         self.tokenizer, self.characters, self.held = tokenizer, StreamDecoder(tokenizer), ""
-        self.chances: list[tuple[int, float, list[tuple[int, float]]]] = []  # token, its log-probability, the likeliest
+        self.chances: list[Chance] = []
         self.finished = "" if max_new_tokens else "length"
 
     def add(self, logits: Tensor) -> str:
@@ -105,14 +107,18 @@ class Continuation:
         shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
         return shown
 
-    def chances_told(self) -> list[dict[str, Any]]:
-        """`chances` with the texts of the tokens, for JSON."""
+    def chances_told(self, first: int = 0) -> list[dict[str, Any]]:
+        """`chances` from the token `first` on, with the texts of the tokens, for JSON."""
+        return self.told(self.chances[first:])
 
-        def told(id: int, chance: float) -> dict[str, Any]:
+    def told(self, chances: Sequence[Chance]) -> list[dict[str, Any]]:
+        """The same for other tokens."""
+
+        def one(id: int, chance: float | None) -> dict[str, Any]:
             read = self.tokenizer
             return {"id": id, "token": read.decode([id]), "bytes": list(read.token_bytes(id)), "logprob": chance}
 
-        return [told(id, chance) | {"top": [told(*likely) for likely in top]} for id, chance, top in self.chances]
+        return [one(id, chance) | {"top": [one(*likely) for likely in top]} for id, chance, top in chances]
 
     def finish(self, why: str) -> str:
         """End here; returns what was still held back, up to a stop string."""
