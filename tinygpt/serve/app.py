@@ -87,7 +87,7 @@ def encode(tokenizer: Tokenizer, prompt: str | list[int], param: str) -> list[in
         try:
             return encode_prompt(tokenizer, prompt)
         except (UserError, UnicodeError) as error:
-            raise ApiError(400, f"{param}: {error}", param) from None
+            raise ApiError(400, f"{param}: {str(error).rstrip('.')}.", param) from None
     wrong = next((id for id in prompt if id >= tokenizer.vocab_size), None)
     if wrong is not None:
         raise ApiError(400, f"{param}: {wrong} is no token id; they go from 0 to {tokenizer.vocab_size - 1}.", param)
@@ -232,6 +232,12 @@ class Guard:
                 await self.app(scope, receive, noting)
         except ApiError as error:
             await refusal(error, close=scope["method"] == "POST")(scope, receive, noting)
+        except asyncio.CancelledError:  # the grace is over; the connection is closed with the answer unfinished
+            pass
+        except Exception:
+            LOGGER.exception("an answer failed")
+            if not status:
+                await refusal(ApiError(500, "the server made a mistake; its log says more."))(scope, receive, noting)
         finally:
             if 400 <= status < 500 or status == 503:
                 self.served.outcomes["refused"] += 1
@@ -247,7 +253,7 @@ class Guard:
                 403, f"Host {host[:100]!r} is not allowed; start the server with --allowed-host to allow it."
             )
         origin = headers.get("origin")
-        if origin is not None and origin != self.served.cors:
+        if origin is not None and not (self.served.cors and origin == self.served.cors):
             parts = split_origin(origin)
             if parts is None or not self.allowed(parts):
                 raise ApiError(
@@ -256,7 +262,7 @@ class Guard:
         key = self.served.api_key
         if key and not keyless and scope["path"].startswith("/v1"):
             scheme, _, word = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(word.strip().encode(), key.encode()):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(word.strip().encode("latin-1"), key.encode()):
                 raise ApiError(401, "the API key is missing or wrong: send 'Authorization: Bearer KEY'.", None,
                                "invalid_api_key")  # fmt: skip
         if (
@@ -446,7 +452,8 @@ def described(kind: type[Asked]) -> dict[str, Any]:
     schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
     body = {"required": True, "content": {"application/json": {"schema": inlined(schema, definitions)}}}
-    stream = {"text/event-stream": {"schema": {"type": "string"}}, "application/json": {"schema": {"type": "object"}}}
+    event = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+    stream = {"text/event-stream": {"schema": event}, "application/json": {"schema": {"type": "object"}}}
     return {
         "openapi_extra": {"requestBody": body},
         "responses": {**ERRORS, 200: {"description": "the continuation", "content": stream}},

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinygpt.sampling import Sampling
+from tinygpt.tokenizer import SPECIALS
 
 MAX_DEPTH = 32  # of nested JSON
 MAX_CHOICES = 32  # prompts * n of one request
@@ -103,7 +104,7 @@ class Asked(BaseModel):
 class CompletionAsked(Asked):
     """Body of POST /v1/completions."""
 
-    prompt: str | list[str] | Ids | list[Ids] = ""
+    prompt: str | Annotated[list[str], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)] = ""
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -111,10 +112,8 @@ class CompletionAsked(Asked):
         """One text or list of ids for each prompt."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
+        if isinstance(self.prompt[0], int):
             return [self.prompt]  # type: ignore[list-item]  # all of them are
-        if not self.prompt:
-            raise ApiError(400, "prompt: the list is empty; give a text, texts, token ids, or lists of them.", "prompt")
         return list(self.prompt)  # type: ignore[arg-type]
 
 
@@ -180,14 +179,16 @@ FIELDS = {name for kind in (CompletionAsked, ChatAsked, StreamOptions, Message, 
 
 
 def read_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no Infinity, at most MAX_DEPTH deep. ApiError (400) else."""
+    """Strict JSON: UTF-8, no NaN, no Infinity, at most MAX_DEPTH deep; 5.0 is the integer 5. ApiError (400) else."""
 
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is no JSON number")
 
-    def finite(word: str) -> float:
+    def finite(word: str) -> float | int:
         number = float(word)
-        return number if abs(number) < float("inf") else refuse(word[:20])
+        if abs(number) == float("inf"):
+            refuse(word[:20])
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
     try:
         text = body.decode()
@@ -314,14 +315,24 @@ def legacy_chances(chances: Chances) -> dict[str, Any]:
         offsets.append(place)
         place += len(entry["token"])
     return {
-        "tokens": [entry["token"] for entry in chances],
+        "tokens": [name(entry) for entry in chances],
         "token_logprobs": [entry["logprob"] for entry in chances],
         "top_logprobs": [
-            None if entry["logprob"] is None else {likely["token"]: likely["logprob"] for likely in entry["top"]}
+            None if entry["logprob"] is None else {name(likely): likely["logprob"] for likely in entry["top"]}
             for entry in chances
         ],
         "text_offset": offsets,
     }
+
+
+def name(entry: Mapping[str, Any]) -> str:
+    """A token as a key, which no other one has: its text, bytes:\\xf0 where that is none, <eos> and the like."""
+    if not entry["bytes"]:
+        return SPECIALS[entry["id"]]
+    try:
+        return bytes(entry["bytes"]).decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry["bytes"])
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

@@ -96,6 +96,7 @@ def bind(host: str, port: int, api_key: str) -> socket.socket:
             f"--host {host} lets other machines in; set a key with TINYGPT_API_KEY or --api-key, or use 127.0.0.1.",
             UNSAFE,
         )
+    listener = None
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, number)
@@ -104,6 +105,8 @@ def bind(host: str, port: int, api_key: str) -> socket.socket:
         listener.bind(address)
         listener.listen(128)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise UserError(
             f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another with --port.", IO_ERROR
         ) from None
@@ -134,7 +137,7 @@ def serve(
         logging.getLogger("tinygpt.serve").addHandler(handler)
         logging.getLogger("tinygpt.serve").setLevel(logging.INFO)
         config = uvicorn.Config(
-            make_app(served), http=Deadlines, ws="none", lifespan="off", log_level="error", access_log=False,
+            make_app(served), http=Deadlines, ws="none", lifespan="off", log_level="critical", access_log=False,
             proxy_headers=False, server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_graceful_shutdown=grace_s,
         )  # fmt: skip
