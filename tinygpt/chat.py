@@ -14,8 +14,9 @@ from typing import Any
 
 from tinygpt.display import safe_text
 from tinygpt.errors import UserError, did_you_mean
-from tinygpt.inference import Continuation, encode_prompt, write_on
+from tinygpt.inference import Continuation, Decoder, encode_prompt, write_on
 from tinygpt.model import TinyGPT
+from tinygpt.native import NativeDecoder
 from tinygpt.sampling import Sampling
 from tinygpt.tokenizer import Tokenizer
 
@@ -45,6 +46,7 @@ class Chat:
     sampling: Sampling
     max_new_tokens: int
     seed: int
+    decoder: Decoder | NativeDecoder | None = None  # None: chosen anew for every turn
     text: str = ""
     before: str | None = None  # the text as the model found it at its last turn
     turns: int = 0  # each draws with a seed of its own
@@ -70,7 +72,7 @@ class Chat:
         self.before, self.turns = self.text, self.turns + 1
         ids = encode_prompt(self.tokenizer, self.text)
         turn = Continuation(self.tokenizer, ids, self.max_new_tokens, self.sampling, seed=self.seed + self.turns - 1)
-        for piece in write_on(self.model, turn):
+        for piece in write_on(self.model, turn, self.decoder):
             self.text += piece
             yield piece
         self.ended = turn.finished == "stop"

@@ -367,6 +367,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")] = 0,
     num: Annotated[int, typer.Option(help="Number of texts; seeds count up.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Let a model write on from a prompt."""
@@ -374,7 +375,7 @@ def generate(
     from tinygpt.config import TrainConfig
     from tinygpt.display import safe_text
     from tinygpt.distributed import choose_machine
-    from tinygpt.inference import Continuation, check_request, encode_prompt, write_on
+    from tinygpt.inference import Continuation, check_request, choose_decoder, encode_prompt, write_on
     from tinygpt.sampling import Sampling, parse_bias
 
     if num < 1:
@@ -393,6 +394,7 @@ def generate(
     if len(ids) + max_new_tokens > block_size:
         notices = [*notices, f"prompt ({len(ids):,} tokens) and answer go beyond the context of {block_size} tokens: "
                    "the window slides, and what stands further back is forgotten."]  # fmt: skip
+    decoder = choose_decoder(model, engine, say=notices.append)
     for notice in notices:
         print(f"Note: {notice}", file=sys.stderr)
     texts = []
@@ -400,7 +402,7 @@ def generate(
         text = Continuation(
             loaded.tokenizer, ids, max_new_tokens, sampling, seed=seed + i, stop=stop or (), logprobs=logprobs
         )
-        pieces = write_on(model, text)
+        pieces = write_on(model, text, decoder)
         if as_json:
             sample = {"seed": seed + i, "prompt": prompt, "text": "".join(pieces), "finish_reason": text.finished}
             texts.append(sample | ({} if logprobs is None else {"logprobs": text.chances_told()}))
@@ -426,20 +428,23 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed and lines give the same text.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
 ) -> None:  # fmt: skip
     """Write by turns with a model: it continues what stands there. Lines that begin with / are commands (/help)."""
     from tinygpt import runs
     from tinygpt.chat import Chat, converse
     from tinygpt.config import TrainConfig
     from tinygpt.distributed import choose_machine
+    from tinygpt.inference import choose_decoder
     from tinygpt.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     loaded, model, _, notices = runs.load(run)
     model.to(choose_machine(TrainConfig(device=device)).device)
+    decoder = choose_decoder(model, engine, say=notices.append)
     for notice in notices:
         print(f"Note: {notice}", file=sys.stderr)
-    converse(Chat(model, loaded.tokenizer, sampling, max_new_tokens, seed), loaded.folder.name)
+    converse(Chat(model, loaded.tokenizer, sampling, max_new_tokens, seed, decoder), loaded.folder.name)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+import platformdirs
 
 from tinygpt.errors import IO_ERROR, LOCKED, PICKLE_SUFFIXES, UNSAFE, UserError, did_you_mean
 from tinygpt.storage import TEMPORARY, canonical, make_folder, read_json, remove, remove_if_possible, write_atomic
@@ -69,6 +70,12 @@ def refuse_existing(folder: Path) -> None:
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """$TINYGPT_CACHE, else the user's cache folder of this system (on Linux $XDG_CACHE_HOME/tinygpt)."""
+    chosen = os.environ.get("TINYGPT_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("tinygpt", appauthor=False)
 
 
 def newest() -> Path:

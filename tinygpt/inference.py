@@ -3,7 +3,8 @@
     generate(model, tokenizer, "The story begins", max_new_tokens=50)
 
 Every new token is one pass of the model over the context. With a KV cache the pass computes the new position only;
-cached and uncached passes give the same logits (tests/exactness/test_cache.py).
+cached and uncached passes give the same logits (tests/exactness/test_cache.py). On a CPU the pass is native.c's, where
+there is a C compiler: the same text, several times as fast (tests/exactness/test_native.py).
 
 When a text outgrows `block_size`, the window slides: the oldest quarter of the context is forgotten, what remains is
 read afresh from position 0, and writing goes on until the context is full again. Both paths follow `window_start`.
@@ -14,7 +15,7 @@ Shapes: B texts of equal length, T tokens, V = vocab_size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from tinygpt.errors import UserError
 from tinygpt.model import KVCache, TinyGPT
+from tinygpt.native import NativeDecoder, native_decoder
 from tinygpt.sampling import Sampling, draw, log_probabilities
 from tinygpt.tokenizer import BOS, EOS, StreamDecoder, Tokenizer
 
@@ -140,9 +142,16 @@ def reading(model: TinyGPT) -> Iterator[None]:
         model.train(was_training)
 
 
-def write_on(model: TinyGPT, text: Continuation, cached: bool = True) -> Iterator[str]:
+def choose_decoder(
+    model: TinyGPT, engine: str = "auto", cached: bool = True, say: Callable[[str], Any] = lambda _: None
+) -> Decoder | NativeDecoder:
+    """What computes the logits: the native engine or the plain path, as `native_decoder` says; uncached is plain."""
+    return native_decoder(model, engine if cached else "plain", window_start, say) or Decoder(model, cached)
+
+
+def write_on(model: TinyGPT, text: Continuation, decoder: Decoder | NativeDecoder | None = None) -> Iterator[str]:
     """Write `text` to its end; what may be shown, in pieces as they come."""
-    decoder = Decoder(model, cached)
+    decoder = decoder or choose_decoder(model)
     with reading(model):
         while not text.finished:
             piece = text.add(decoder.logits(text.ids))
@@ -153,26 +162,28 @@ def write_on(model: TinyGPT, text: Continuation, cached: bool = True) -> Iterato
 def stream(
     model: TinyGPT, tokenizer: Tokenizer, prompt: str, max_new_tokens: int = 50, *,
     sampling: Sampling = Sampling(), seed: int = 0, stop: Sequence[str] = (), cached: bool = True,  # noqa: B008
+    engine: str = "auto",
 ) -> Iterator[str]:  # fmt: skip
     """The continuation of `prompt` in pieces as they come; joined they are the whole continuation.
 
     Ends, and is cut into pieces, as `Continuation` says, which raises UserError for impossible settings.
     """
-    ids = encode_prompt(tokenizer, prompt)
-    yield from write_on(model, Continuation(tokenizer, ids, max_new_tokens, sampling, seed=seed, stop=stop), cached)
+    text = Continuation(tokenizer, encode_prompt(tokenizer, prompt), max_new_tokens, sampling, seed=seed, stop=stop)
+    yield from write_on(model, text, choose_decoder(model, engine, cached))
 
 
 def generate(
     model: TinyGPT, tokenizer: Tokenizer, prompt: str, max_new_tokens: int = 50, *,
-    seed: int = 0, stop: Sequence[str] = (), cached: bool = True, **sampling: Any,
+    seed: int = 0, stop: Sequence[str] = (), cached: bool = True, engine: str = "auto", **sampling: Any,
 ) -> str:  # fmt: skip
     """The prompt and its continuation. Greedy unless `temperature` and friends (see `Sampling`) are given.
 
     The same (weights, prompt, seed, sampling) give the same text. Raises UserError for impossible settings.
     """
     pieces = stream(
-        model, tokenizer, prompt, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop=stop, cached=cached
-    )
+        model, tokenizer, prompt, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop=stop, cached=cached,
+        engine=engine,
+    )  # fmt: skip
     return prompt + "".join(pieces)
 
 

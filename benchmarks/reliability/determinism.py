@@ -110,7 +110,9 @@ def cache(found: Row, model: TinyGPT, tokenizer: Tokenizer, prompts: Sequence[st
     """With and without a cache: one greedy text, and logits that agree at every token of it."""
     largest = largest_logit = 0.0
     for prompt in prompts:
-        cached, plain = (generate(model, tokenizer, prompt, NEW_TOKENS, cached=on) for on in (True, False))
+        cached, plain = (
+            generate(model, tokenizer, prompt, NEW_TOKENS, cached=on, engine="plain") for on in (True, False)
+        )
         found.check(cached == plain, f"after {prompt!r} the cache writes {cached!r}, without it {plain!r}")
         ids = torch.tensor([[*encode_prompt(tokenizer, prompt)]])
         decoders, apart = (Decoder(model), Decoder(model, cached=False)), 0.0

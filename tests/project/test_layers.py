@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[2] / "tinygpt"
 LAYERS = {
     "": 0,  # tinygpt/__init__.py: the version
     "errors": 0, "storage": 0, "folders": 0, "display": 0, "config": 0, "records": 0,
-    "tokenizer": 1, "corpus": 1, "model": 1, "sampling": 1, "distributed": 1, "capture": 1, "kernels": 1,
+    "tokenizer": 1, "corpus": 1, "model": 1, "sampling": 1, "distributed": 1, "capture": 1, "kernels": 1, "native": 1,
     "data": 2, "loss": 2, "optim": 2, "inference": 2,
     "evaluate": 3, "checkpoint": 3, "start": 3, "chat": 3,
     "plan": 4, "runs": 4,

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import platformdirs
 from filelock import FileLock
 
 from tinygpt.errors import IO_ERROR, USAGE, UserError, did_you_mean
+from tinygpt.folders import cache_folder
 from tinygpt.storage import canonical, read_json, sha256, write_atomic
 
 MEGABYTE = 1_000_000
@@ -102,12 +102,6 @@ _DOWNLOADS = {
     ),
 }
 NAMES = ("tales", *_DOWNLOADS)
-
-
-def cache_folder() -> Path:
-    """$TINYGPT_CACHE, else the user's cache folder of this system (on Linux $XDG_CACHE_HOME/tinygpt)."""
-    chosen = os.environ.get("TINYGPT_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("tinygpt", appauthor=False)
 
 
 def fetch(
