@@ -457,6 +457,7 @@ def serve(
     cors: Annotated[str, typer.Option(metavar="ORIGIN", help="Let the pages of this origin use the server.")] = "",
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Texts written at once; more wait.")] = 8,
     grace: Annotated[int, typer.Option(min=0, max=3600, help="Seconds that running answers get after Ctrl-C or SIGTERM.")] = 30,
+    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
 ) -> None:  # fmt: skip
     """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
@@ -467,11 +468,16 @@ def serve(
 
     loaded, model, _, notices = runs.load(run)
     model.to(choose_machine(TrainConfig(device=device)).device)
+
+    def note(sentence: str) -> None:
+        print(f"Note: {sentence}", file=sys.stderr)
+
     for notice in notices:
-        print(f"Note: {notice}", file=sys.stderr)
+        note(notice)
     listen(
         model, loaded.tokenizer, loaded.folder.name, host=host, port=port, api_key=api_key,
-        allowed_hosts=allowed_host or [], cors=cors, n_slots=parallel, grace_s=grace,
+        allowed_hosts=allowed_host or [], cors=cors, n_slots=parallel, grace_s=grace, engine=engine,
+        say=note,
     )  # fmt: skip
 
 

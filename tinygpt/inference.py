@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tinygpt.errors import UserError
 from tinygpt.model import KVCache, TinyGPT
-from tinygpt.native import NativeDecoder, native_decoder
+from tinygpt.native import NativeDecoder, choose_native
 from tinygpt.sampling import Sampling, draw, log_probabilities
 from tinygpt.tokenizer import BOS, EOS, StreamDecoder, Tokenizer
 
@@ -145,8 +145,9 @@ def reading(model: TinyGPT) -> Iterator[None]:
 def choose_decoder(
     model: TinyGPT, engine: str = "auto", cached: bool = True, say: Callable[[str], Any] = lambda _: None
 ) -> Decoder | NativeDecoder:
-    """What computes the logits: the native engine or the plain path, as `native_decoder` says; uncached is plain."""
-    return native_decoder(model, engine if cached else "plain", window_start, say) or Decoder(model, cached)
+    """What computes the logits: the native engine or the plain path, as `choose_native` says; uncached is plain."""
+    native = choose_native(model, engine if cached else "plain", say=say)
+    return NativeDecoder(native, window_start) if native else Decoder(model, cached)
 
 
 def write_on(model: TinyGPT, text: Continuation, decoder: Decoder | NativeDecoder | None = None) -> Iterator[str]:
@@ -185,26 +186,6 @@ def generate(
         engine=engine,
     )  # fmt: skip
     return prompt + "".join(pieces)
-
-
-def generate_documents(
-    model: TinyGPT, tokenizer: Tokenizer, count: int, max_new_tokens: int, *, seed: int = 0, batch: int = 50,
-    **sampling: Any,
-) -> list[str]:  # fmt: skip
-    """`count` texts written from <bos> to <eos> (or max_new_tokens), many at a time: for scoring, not for reading."""
-    settings, generator, texts = Sampling(**sampling), torch.Generator().manual_seed(seed), []
-    with reading(model):
-        for first in range(0, count, batch):
-            ids = torch.full((min(batch, count - first), 1), BOS)  # (B, 1)
-            decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
-            while not ended.all() and ids.shape[1] <= max_new_tokens:
-                tokens = draw(decoder.logits(ids), ids, settings, generator, prompt=1)  # (B,)
-                ended |= tokens == EOS
-                ids = torch.cat((ids, tokens[:, None]), dim=1)
-            for row in ids.tolist():
-                end = row.index(EOS) if EOS in row else len(row)
-                texts.append(tokenizer.decode(row[1:end]))
-    return texts
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:

@@ -186,8 +186,16 @@ def fill(client) -> None:
             open_streams.enter_context(stream)
 
 
-def test_a_client_that_leaves_stops_the_writing(client, url):
+@pytest.fixture(scope="module")
+def slow_url(folder):
+    """A server on the plain path, which takes longer for a text than its clients wait."""
+    with serving(folder, "--engine", "plain") as (_, address):
+        yield address
+
+
+def test_a_client_that_leaves_stops_the_writing(slow_url):
     """Streamed, after the first piece; and unstreamed, by a time-out of its own."""
+    url, client = slow_url, openai.OpenAI(base_url=f"{slow_url}/v1", api_key="any", max_retries=0, timeout=60)
     for streamed in (True, False):
         until(lambda: metric(url, "texts_active") == 0)
         before = metric(url, "requests_cancelled_total")
@@ -201,6 +209,7 @@ def test_a_client_that_leaves_stops_the_writing(client, url):
         until(lambda: metric(url, "texts_active") == 0)
         assert metric(url, "requests_cancelled_total") == before + 1
     assert client.completions.create(model="tale", prompt="a", max_tokens=1).choices
+    client.close()
 
 
 def test_a_key_is_demanded(folder):
@@ -214,7 +223,7 @@ def test_a_key_is_demanded(folder):
 
 @pytest.mark.parametrize("grace", [30, 0])
 def test_sigterm_lets_what_runs_finish_within_the_grace(folder, grace):
-    with serving(folder, "--grace", str(grace)) as (process, address):
+    with serving(folder, "--grace", str(grace), "--engine", "plain") as (process, address):
         answers: list[httpx.Response | Exception] = []
 
         def ask() -> None:

@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tinygpt.errors import IO_ERROR, UNSAFE, UserError
 from tinygpt.inference import reading
 from tinygpt.model import TinyGPT
+from tinygpt.native import choose_native
 from tinygpt.serve.app import Served, make_app
 from tinygpt.serve.engine import Engine, PlainRows, Rows
 from tinygpt.tokenizer import Tokenizer
@@ -125,13 +126,18 @@ def is_loopback(host: str) -> bool:
 
 def serve(
     model: TinyGPT, tokenizer: Tokenizer, name: str, *, host: str = "127.0.0.1", port: int = 8000, api_key: str = "",
-    allowed_hosts: Sequence[str] = (), cors: str = "", n_slots: int = 8, grace_s: int = 30, rows: Rows | None = None,
+    allowed_hosts: Sequence[str] = (), cors: str = "", n_slots: int = 8, grace_s: int = 30, engine: str = "auto",
+    say: Callable[[str], Any] = print,
 ) -> None:  # fmt: skip
-    """Serve until SIGINT or SIGTERM; then finish what runs within `grace_s`, cancel the rest, and return."""
+    """Serve until SIGINT or SIGTERM; then finish what runs within `grace_s`, cancel the rest, and return.
+
+    engine: what computes (`choose_native`); `say` hears why it is not the fast one.
+    """
     listener = bind(host, port, api_key)
     with reading(model):
-        engine = Engine(rows or PlainRows(model, n_slots), n_slots, N_WAITING)
-        served = Served(name, tokenizer, model.config.block_size, engine, api_key, allowed_hosts, cors)
+        rows: Rows = choose_native(model, engine, n_slots, say) or PlainRows(model, n_slots)
+        writer = Engine(rows, n_slots, N_WAITING)
+        served = Served(name, tokenizer, model.config.block_size, writer, api_key, allowed_hosts, cors)
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logging.getLogger("tinygpt.serve").addHandler(handler)
@@ -147,9 +153,9 @@ def serve(
               f"  curl http://{shown}:{address[1]}/v1/completions -H 'Content-Type: application/json' \\\n"
               f"""    -d '{{"model": "{name}", "prompt": "Once", "max_tokens": 50}}'""", flush=True)  # fmt: skip
         try:
-            asyncio.run(run(Server(config), listener, engine))
+            asyncio.run(run(Server(config), listener, writer))
         finally:
-            engine.close()
+            writer.close()
 
 
 async def run(server: Server, listener: socket.socket, engine: Engine) -> None:
