@@ -111,6 +111,21 @@ def make_run(texts, tokenizer):
     return make
 
 
+@pytest.fixture(scope="session")
+def make_trained(make_run):
+    """make_trained(folder, block_size=64): the same after one step of training, so that it has a checkpoint."""
+    from tinygpt.display import make_display
+    from tinygpt.distributed import choose_machine
+    from tinygpt.train import set_up, train
+
+    def make(folder: Path, **overrides):
+        run = make_run(folder, max_steps=1, eval_every=1, save_every=1, **overrides)
+        train(set_up(run, choose_machine(run.config.train), make_display(io.StringIO(), quiet=True)))
+        return run
+
+    return make
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, make_run):
     """A run called mine, at step 0, in the folder where the test works."""

@@ -5,6 +5,7 @@ No test looks at how long something took; peers are scripts of a few lines.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, measured, memory, planner, plot, quality, scaling, training
+from benchmarks import contenders, measured, memory, planner, plot, quality, scaling, serving, training
 from benchmarks.common import BenchmarkError, alternate, append, figures, number, read_history, record, report, table
 
 GOOD = '{"tokens_per_s": 1000, "step_s": 0.5, "seconds": 5}'
@@ -379,3 +380,19 @@ def test_the_history_becomes_a_picture(tmp_path, capsys):
     with pytest.raises(SystemExit) as leaving:
         plot.main(["--history", str(history), "--benchmark", "quality"])
     assert leaving.value.code == 2 and "holds no figures of quality." in capsys.readouterr().err
+
+
+# --- serving ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_served_model_is_asked_by_several_clients(tmp_path, make_trained):
+    """The real server: all requests are answered, each with its tokens and a time to the first of them."""
+    run = make_trained(tmp_path / "tale", block_size=64)
+    with serving.serving(run.folder, "plain", 2) as (url, _):
+        asked = asyncio.run(serving.ask_all(url, clients=2, requests=5, tokens=3))
+    assert len(asked["firsts"]) == 5 and min(asked["firsts"]) > 0 and asked["speed"] > 0
+
+
+def test_a_server_that_does_not_start_is_one_sentence(tmp_path):
+    with pytest.raises(BenchmarkError, match="did not start"), serving.serving(tmp_path / "none", "plain", 1):
+        pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import os
 import re
 import signal
@@ -52,17 +51,9 @@ def serving(folder, *words: str, **variables: str):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_run):
+def folder(tmp_path_factory, make_trained):
     """A run whose weights are those at the start; its texts are nonsense, and long."""
-    run = make_run(
-        tmp_path_factory.mktemp("served") / "tale", block_size=BLOCK, max_steps=1, eval_every=1, save_every=1
-    )
-    from tinygpt.display import make_display
-    from tinygpt.distributed import choose_machine
-    from tinygpt.train import set_up, train
-
-    train(set_up(run, choose_machine(run.config.train), make_display(io.StringIO(), quiet=True)))
-    return run.folder
+    return make_trained(tmp_path_factory.mktemp("served") / "tale", block_size=BLOCK).folder
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Many texts written at once: they join and leave the running batch at every token.
 
-One thread owns the model. Each of its steps takes a row for every running text (its newest token) and all rows of at
-most one text that joins (its prompt), and gives each text its next token. A row's logits do not depend on its
+One thread owns the model. Each of its steps takes a row for every running text (its newest token) and all rows of a few
+texts that join (their prompts), and gives each text its next token. A row's logits do not depend on its
 neighbours (tests/exactness/test_native.py, tests/unit/test_engine.py), so a greedy answer does not either, and every
 text has its own random numbers.
 
@@ -26,6 +26,7 @@ from tinygpt.model import KVCache, TinyGPT
 from tinygpt.sampling import log_probabilities
 
 MOST_UNREAD = 4096  # pieces that wait for one client before it is dropped, far below 1 MiB of text
+JOINING_ROWS = 256  # of prompts in one step: longer ones wait, so that running texts are not held up for long
 LOGGER = logging.getLogger("tinygpt.serve")
 
 
@@ -176,10 +177,7 @@ class Engine:
                     self.changed.wait()
                 if self.closing:
                     return
-                joining = self.waiting.popleft() if self.waiting and self.free else None
-                if joining is not None:
-                    joining.slot = self.free.pop()
-                    self.running.append(joining)
+                joining = self.join()
             try:
                 events = self.step(joining)
             except Exception:
@@ -187,20 +185,34 @@ class Engine:
                 events = [(job, Written(job.index, "", "", 0, failure="the model failed")) for job in self.running]
             self.deliver(events)
 
-    def step(self, joining: Job | None) -> list[tuple[Job, Written]]:
-        """One token for every running text."""
+    def join(self) -> set[Job]:
+        """Give free slots to those who wait longest, as many as JOINING_ROWS of prompts allow, and at least one."""
+        joining: set[Job] = set()
+        rows = 0
+        while self.waiting and self.free:
+            rows += self.waiting[0].text.prompt
+            if joining and rows > JOINING_ROWS:
+                break
+            job = self.waiting.popleft()
+            job.slot = self.free.pop()
+            joining.add(job)
+            self.running.append(job)
+        return joining
+
+    def step(self, joining: set[Job]) -> list[tuple[Job, Written]]:
+        """One token for every running text; those that join begin with their prompts."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         wanted: list[int] = []
         ends: list[int] = []
         for job in self.running:
-            ids = job.text.ids[0].tolist() if job is joining else job.text.ids[0, -1:].tolist()
+            ids = job.text.ids[0].tolist() if job in joining else job.text.ids[0, -1:].tolist()
             first = job.text.ids.shape[1] - len(ids)
             tokens += ids
             positions += range(first, first + len(ids))
             slots += [job.slot] * len(ids)
-            every = job is joining and job.echo is not None
+            every = job in joining and job.echo is not None
             wanted += range(len(tokens) - (len(ids) if every else 1), len(tokens))
             ends.append(len(wanted))
         logits = self.rows.logits(tokens, positions, slots, wanted)  # (W, V)
@@ -209,7 +221,7 @@ class Engine:
             if job.ticket.cancelled:
                 continue
             before = None
-            if job is joining and job.echo is not None:
+            if job in joining and job.echo is not None:
                 before = chances_of_prompt(job, logits[end - job.text.prompt : end])
             piece = ""
             if not job.text.finished:  # one that asked for no token at all is
