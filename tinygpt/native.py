@@ -204,7 +204,7 @@ class NativeModel:
         """(len(wanted), V) logits, fp32, of the rows whose numbers are in `wanted`.
 
         Row r is tokens[r] at positions[r] of the text in slots[r]; rows of one slot come in ascending position.
-        ValueError for lists of unequal length and for numbers out of range.
+        ValueError for lists of unequal length, for numbers out of range, and for rows in another order.
         """
         c, n, asked = self.config, len(tokens), len(wanted)
         if not n == len(positions) == len(slots):
@@ -213,6 +213,7 @@ class NativeModel:
         check_range("position", positions, c.block_size)
         check_range("slot", slots, self.n_slots)
         check_range("wanted row", wanted, n)
+        check_order(positions, slots)
         features = torch.empty(asked * up_to(c.n_embd, PANEL))
         found = torch.empty(asked, up_to(c.vocab_size, PANEL))
         rows = [(ctypes.c_int * len(numbers))(*numbers) for numbers in (tokens, positions, slots, wanted)]
@@ -229,6 +230,15 @@ def check_range(name: str, numbers: Sequence[int], end: int) -> None:
     if numbers and not (min(numbers) >= 0 and max(numbers) < end):
         wrong = next(number for number in numbers if not 0 <= number < end)
         raise ValueError(f"{name} {wrong} is outside 0 to {end - 1}.")
+
+
+def check_order(positions: Sequence[int], slots: Sequence[int]) -> None:
+    """ValueError where a row stands behind a later one of its slot, which would see its keys or not as it happens."""
+    last: dict[int, int] = {}
+    for position, slot in zip(positions, slots, strict=True):
+        if position <= last.get(slot, -1):
+            raise ValueError(f"position {position} of slot {slot} comes after {last[slot]} in one call.")
+        last[slot] = position
 
 
 def up_to(n: int, multiple: int) -> int:
