@@ -190,7 +190,7 @@ class NativeModel:
             c.positions == "rotary", c.norm == "rmsnorm", c.norm_place == "before", c.qk_norm,
         )  # fmt: skip
         try:
-            self.weights = in_order([piece.detach().float().cpu() for piece in pieces(model, c)])
+            self.weights = in_order([piece.detach() for piece in pieces(model, c)])
         except AttributeError as error:
             raise NativeUnavailable(f"the model is not built as TinyGPT: {error}.") from None
         self.keys, self.values = (
@@ -261,7 +261,7 @@ def pieces(model: nn.Module, c: ModelConfig) -> Iterator[Tensor]:
         weight = torch.cat([get(f"{name}.weight") for name in names])  # (outputs, inputs)
         yield panels(weight)
         bias = torch.cat([get(f"{name}.bias") for name in names]) if c.bias else torch.zeros(len(weight))
-        yield nn.functional.pad(bias, (0, up_to(len(bias), PANEL) - len(bias)))
+        yield nn.functional.pad(bias, (0, -len(bias) % PANEL))
 
     yield get("embedding.weight")
     yield get("positions.table.weight") if c.positions == "learned" else none
@@ -286,16 +286,21 @@ def pieces(model: nn.Module, c: ModelConfig) -> Iterator[Tensor]:
 
 
 def panels(weight: Tensor) -> Tensor:
-    """(outputs, inputs) as native.c reads it, in panels of 64 outputs: (outputs / 64, inputs, 64), in one row."""
+    """(outputs, inputs) as native.c reads it, in panels of 64 outputs: (outputs / 64, inputs, 64)."""
     outputs, inputs = weight.shape
-    padded = nn.functional.pad(weight, (0, 0, 0, up_to(outputs, PANEL) - outputs))
-    return padded.view(-1, PANEL, inputs).transpose(1, 2).reshape(-1)
+    if missing := -outputs % PANEL:
+        weight = nn.functional.pad(weight, (0, 0, 0, missing))
+    return weight.view(-1, PANEL, inputs).transpose(1, 2)
 
 
 def in_order(parts: Sequence[Tensor]) -> Tensor:
     """All parts in one row, each beginning at a multiple of ALIGNED."""
-    flat = [part.reshape(-1) for part in parts]
-    return torch.cat([nn.functional.pad(part, (0, up_to(len(part), ALIGNED) - len(part))) for part in flat])
+    row = torch.zeros(sum(up_to(part.numel(), ALIGNED) for part in parts))
+    begin = 0
+    for part in parts:
+        row[begin : begin + part.numel()].view(part.shape).copy_(part)
+        begin += up_to(part.numel(), ALIGNED)
+    return row
 
 
 # --- one text --------------------------------------------------------------------------------------------------------
