@@ -52,7 +52,8 @@ def make_tokenizer(vocab_size: int) -> Any:
 
 def tinygpt_writer(model: Any) -> tuple[Writer, FirstToken]:
     """tinygpt's own functions."""
-    from tinygpt.inference import Decoder, generate_documents, stream
+    from tinygpt.evaluate import generate_documents
+    from tinygpt.inference import Decoder, stream
 
     tokenizer = make_tokenizer(model.config.vocab_size)
 

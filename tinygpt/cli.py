@@ -447,6 +447,40 @@ def chat(
     converse(Chat(model, loaded.tokenizer, sampling, max_new_tokens, seed, decoder), loaded.folder.name)
 
 
+@app.command()
+def serve(
+    run: RunArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own demands a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[str, typer.Option(envvar="TINYGPT_API_KEY", help="Clients must send it; others can see it in a list of processes, so rather set the variable.")] = "",
+    allowed_host: Annotated[list[str] | None, typer.Option(help="A name, besides localhost, under which clients may call; repeatable.")] = None,
+    cors: Annotated[str, typer.Option(metavar="ORIGIN", help="Let the pages of this origin use the server.")] = "",
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Texts written at once; more wait.")] = 8,
+    grace: Annotated[int, typer.Option(min=0, max=3600, help="Seconds that running answers get after Ctrl-C or SIGTERM.")] = 30,
+    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+) -> None:  # fmt: skip
+    """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
+    from tinygpt import runs
+    from tinygpt.config import TrainConfig
+    from tinygpt.distributed import choose_machine
+    from tinygpt.serve.run import serve as listen
+
+    loaded, model, _, notices = runs.load(run)
+    model.to(choose_machine(TrainConfig(device=device)).device)
+
+    def note(sentence: str) -> None:
+        print(f"Note: {sentence}", file=sys.stderr)
+
+    for notice in notices:
+        note(notice)
+    listen(
+        model, loaded.tokenizer, loaded.folder.name, host=host, port=port, api_key=api_key,
+        allowed_hosts=allowed_host or [], cors=cors, n_slots=parallel, grace_s=grace, engine=engine,
+        say=note,
+    )  # fmt: skip
+
+
 @app.command("export")
 def export_command(
     run: RunArgument,

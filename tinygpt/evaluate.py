@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from tinygpt.corpus import tales
 from tinygpt.data import Ids, count_pairs, count_tokens, pair_numbers, sample, scoring_windows, total_bytes
 from tinygpt.distributed import Machine
 from tinygpt.errors import BAD_INPUT, UserError
-from tinygpt.inference import generate_documents
+from tinygpt.inference import Decoder, reading
 from tinygpt.loss import by_formula, next_token_loss
 from tinygpt.model import TinyGPT
-from tinygpt.tokenizer import Tokenizer
+from tinygpt.sampling import Sampling, draw
+from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
 XZ_HISTORY_BYTES = 1 << 23  # of the training text, its end
 TOKENS_AT_ONCE = {"cpu": 2048, "mps": 2048, "cuda": 16_384}  # of `score`: all of their logits are in memory together
@@ -167,6 +169,26 @@ def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float | No
 
 
 # --- tales -----------------------------------------------------------------------------------------------------------
+
+
+def generate_documents(
+    model: TinyGPT, tokenizer: Tokenizer, count: int, max_new_tokens: int, *, seed: int = 0, batch: int = 50,
+    **sampling: Any,
+) -> list[str]:  # fmt: skip
+    """`count` texts written from <bos> to <eos> (or max_new_tokens), many at a time: for scoring, not for reading."""
+    settings, generator, texts = Sampling(**sampling), torch.Generator().manual_seed(seed), []
+    with reading(model):
+        for first in range(0, count, batch):
+            ids = torch.full((min(batch, count - first), 1), BOS)  # (B, 1)
+            decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
+            while not ended.all() and ids.shape[1] <= max_new_tokens:
+                tokens = draw(decoder.logits(ids), ids, settings, generator, prompt=1)  # (B,)
+                ended |= tokens == EOS
+                ids = torch.cat((ids, tokens[:, None]), dim=1)
+            for row in ids.tolist():
+                end = row.index(EOS) if EOS in row else len(row)
+                texts.append(tokenizer.decode(row[1:end]))
+    return texts
 
 
 def score_tales(

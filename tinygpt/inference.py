@@ -23,9 +23,11 @@ from torch import Tensor
 
 from tinygpt.errors import UserError
 from tinygpt.model import KVCache, TinyGPT
-from tinygpt.native import NativeDecoder, native_decoder
+from tinygpt.native import NativeDecoder, choose_native
 from tinygpt.sampling import Sampling, draw, log_probabilities
 from tinygpt.tokenizer import BOS, EOS, StreamDecoder, Tokenizer
+
+Chance = tuple[int, float | None, list[tuple[int, float]]]  # token, its log-probability if known, the likeliest
 
 
 def window_start(length: int, block_size: int) -> int:
@@ -83,7 +85,7 @@ class Continuation:
         self.sampling, self.stop, self.logprobs = sampling, stop, logprobs
         self.generator = torch.Generator().manual_seed(seed)
         self.tokenizer, self.characters, self.held = tokenizer, StreamDecoder(tokenizer), ""
-        self.chances: list[tuple[int, float, list[tuple[int, float]]]] = []  # token, its log-probability, the likeliest
+        self.chances: list[Chance] = []
         self.finished = "" if max_new_tokens else "length"
 
     def add(self, logits: Tensor) -> str:
@@ -107,14 +109,18 @@ class Continuation:
         shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
         return shown
 
-    def chances_told(self) -> list[dict[str, Any]]:
-        """`chances` with the texts of the tokens, for JSON."""
+    def chances_told(self, first: int = 0) -> list[dict[str, Any]]:
+        """`chances` from the token `first` on, with the texts of the tokens, for JSON."""
+        return self.told(self.chances[first:])
 
-        def told(id: int, chance: float) -> dict[str, Any]:
+    def told(self, chances: Sequence[Chance]) -> list[dict[str, Any]]:
+        """The same for other tokens."""
+
+        def one(id: int, chance: float | None) -> dict[str, Any]:
             read = self.tokenizer
             return {"id": id, "token": read.decode([id]), "bytes": list(read.token_bytes(id)), "logprob": chance}
 
-        return [told(id, chance) | {"top": [told(*likely) for likely in top]} for id, chance, top in self.chances]
+        return [one(id, chance) | {"top": [one(*likely) for likely in top]} for id, chance, top in chances]
 
     def finish(self, why: str) -> str:
         """End here; returns what was still held back, up to a stop string."""
@@ -139,8 +145,9 @@ def reading(model: TinyGPT) -> Iterator[None]:
 def choose_decoder(
     model: TinyGPT, engine: str = "auto", cached: bool = True, say: Callable[[str], Any] = lambda _: None
 ) -> Decoder | NativeDecoder:
-    """What computes the logits: the native engine or the plain path, as `native_decoder` says; uncached is plain."""
-    return native_decoder(model, engine if cached else "plain", window_start, say) or Decoder(model, cached)
+    """What computes the logits: the native engine or the plain path, as `choose_native` says; uncached is plain."""
+    native = choose_native(model, engine if cached else "plain", say=say)
+    return NativeDecoder(native, window_start) if native else Decoder(model, cached)
 
 
 def write_on(model: TinyGPT, text: Continuation, decoder: Decoder | NativeDecoder | None = None) -> Iterator[str]:
@@ -179,26 +186,6 @@ def generate(
         engine=engine,
     )  # fmt: skip
     return prompt + "".join(pieces)
-
-
-def generate_documents(
-    model: TinyGPT, tokenizer: Tokenizer, count: int, max_new_tokens: int, *, seed: int = 0, batch: int = 50,
-    **sampling: Any,
-) -> list[str]:  # fmt: skip
-    """`count` texts written from <bos> to <eos> (or max_new_tokens), many at a time: for scoring, not for reading."""
-    settings, generator, texts = Sampling(**sampling), torch.Generator().manual_seed(seed), []
-    with reading(model):
-        for first in range(0, count, batch):
-            ids = torch.full((min(batch, count - first), 1), BOS)  # (B, 1)
-            decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
-            while not ended.all() and ids.shape[1] <= max_new_tokens:
-                tokens = draw(decoder.logits(ids), ids, settings, generator, prompt=1)  # (B,)
-                ended |= tokens == EOS
-                ids = torch.cat((ids, tokens[:, None]), dim=1)
-            for row in ids.tolist():
-                end = row.index(EOS) if EOS in row else len(row)
-                texts.append(tokenizer.decode(row[1:end]))
-    return texts
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:

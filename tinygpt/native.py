@@ -312,8 +312,8 @@ class NativeDecoder:
     window_start: (length of a text, block_size) -> the first token that the model still sees.
     """
 
-    def __init__(self, model: nn.Module, window_start: Callable[[int, int], int]) -> None:
-        self.model, self.window_start = NativeModel(model), window_start
+    def __init__(self, model: NativeModel, window_start: Callable[[int, int], int]) -> None:
+        self.model, self.window_start = model, window_start
         self.known: list[int] = []  # tokens whose keys and values are in the cache, from position 0
 
     def logits(self, ids: Tensor) -> Tensor:
@@ -332,10 +332,10 @@ class NativeDecoder:
         return found
 
 
-def native_decoder(
-    model: nn.Module, engine: str, window_start: Callable[[int, int], int], say: Callable[[str], Any] = lambda _: None
-) -> NativeDecoder | None:
-    """The NativeDecoder that `engine` asks for, or None for the plain path.
+def choose_native(
+    model: nn.Module, engine: str, n_slots: int = 1, say: Callable[[str], Any] = lambda _: None
+) -> NativeModel | None:
+    """The NativeModel that `engine` asks for, or None for the plain path.
 
     auto: where the model is in fp32 on the CPU; `say` hears in one sentence why it is not to be had. native:
     NativeUnavailable where it is not. UserError for an engine that there is not.
@@ -348,7 +348,7 @@ def native_decoder(
     if weight.device.type != "cpu":
         raise NativeUnavailable(f"the native engine computes on the CPU, and the model is on {weight.device.type}.")
     try:
-        return NativeDecoder(model, window_start)
+        return NativeModel(model, n_slots)
     except NativeUnavailable as error:
         if engine == "native":
             raise

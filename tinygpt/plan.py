@@ -101,7 +101,9 @@ def choose_shape(
         return {}, []
     if often:
         pieces = max(VOCABULARIES.values())
-        why = f"vocab_size {pieces}: {text_bytes:,} bytes are read often in this time, and rarer pieces learnt by heart."
+        why = (
+            f"vocab_size {pieces}: {text_bytes:,} bytes are read often in this time, and rarer pieces learnt by heart."
+        )
         return ({}, []) if "vocab_size" in given else ({"vocab_size": pieces}, [why])
     pieces = next(count for limit, count in VOCABULARIES.items() if text_bytes < limit)
     chosen, reasons = {"vocab_size": pieces}, []

@@ -13,9 +13,8 @@ from tinygpt.corpus import tales
 from tinygpt.display import chart, duration, safe_text
 from tinygpt.distributed import choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
-from tinygpt.evaluate import baselines, memorised_share, score, score_tales
+from tinygpt.evaluate import baselines, generate_documents, memorised_share, score, score_tales
 from tinygpt.folders import resolve_whole
-from tinygpt.inference import generate_documents
 from tinygpt.prepare import read_corpus
 from tinygpt.records import METRICS, SAMPLES, read, verdict
 from tinygpt.runs import Run

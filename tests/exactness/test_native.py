@@ -75,11 +75,11 @@ def test_every_shape(make_model, preset, shape):
 def test_every_prefix_past_the_context(make_model, preset):
     """One decoder for a text that grows over every slide of the window, and new ones that begin at every length."""
     model, ids = make_model(preset), torch.tensor([random_ids(4 * BLOCK)])
-    plain, growing = Decoder(model, cached=False), NativeDecoder(model, window_start)
+    plain, growing = Decoder(model, cached=False), NativeDecoder(NativeModel(model), window_start)
     for n in range(1, 4 * BLOCK + 1):
         expected = plain.logits(ids[:, :n])
         torch.testing.assert_close(growing.logits(ids[:, :n]), expected, atol=1e-4, rtol=0)
-        afresh = NativeDecoder(model, window_start).logits(ids[:, :n])
+        afresh = NativeDecoder(NativeModel(model), window_start).logits(ids[:, :n])
         assert torch.equal(afresh, growing.logits(ids[:, :n]))
 
 
@@ -202,16 +202,16 @@ def test_threads_wait_for_each_other(make_model):
 def test_a_text_that_changes_is_read_again_from_there(make_model):
     """By turns: longer by several tokens, another end, shorter, another beginning, past the context and back."""
     model = make_model()
-    decoder, a, b = NativeDecoder(model, window_start), random_ids(40, seed=1), random_ids(40, seed=2)
+    decoder, a, b = NativeDecoder(NativeModel(model), window_start), random_ids(40, seed=1), random_ids(40, seed=2)
     for text in (a[:5], a[:9], a[:7] + b[:4], a[:3], a[:3], b[:6], a[:30], a[:31], a[:12], b[:40], b[:39]):
         ids = torch.tensor([text])
-        assert torch.equal(decoder.logits(ids), NativeDecoder(model, window_start).logits(ids))
+        assert torch.equal(decoder.logits(ids), NativeDecoder(NativeModel(model), window_start).logits(ids))
         torch.testing.assert_close(decoder.logits(ids), Decoder(model).logits(ids), atol=1e-4, rtol=0)
 
 
 def test_only_the_new_tokens_are_computed(make_model, monkeypatch):
     model = make_model()
-    decoder, rows = NativeDecoder(model, window_start), []
+    decoder, rows = NativeDecoder(NativeModel(model), window_start), []
     compute = decoder.model.logits
     monkeypatch.setattr(decoder.model, "logits", lambda *row: rows.append(len(row[0])) or compute(*row))
     ids = torch.tensor([random_ids(20)])
@@ -235,7 +235,7 @@ def test_weights_that_are_no_numbers_are_no_text(make_model, tokenizer):
     model = make_model(vocab_size=320)
     with torch.no_grad():
         model.blocks[0].attention.value.weight[3] = float("nan")
-    with pytest.raises(UserError, match="not finite|no number|nan"):
+    with pytest.raises(UserError, match=r"not finite|no number|nan"):
         generate(model, tokenizer, "The", 3, engine="native", temperature=1.0)
 
 

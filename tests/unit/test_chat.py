@@ -95,7 +95,7 @@ def test_bytes_that_are_no_text_and_control_characters_do_no_harm(trained: Path)
 def test_a_text_that_the_model_ends_is_followed_by_a_new_one(chat, monkeypatch, capsys):
     from tinygpt import chat as module
 
-    monkeypatch.setattr(module, "write_on", lambda model, turn: iter([turn.finish("stop")]))
+    monkeypatch.setattr(module, "write_on", lambda model, turn, decoder: iter([turn.finish("stop")]))
     module.show(chat, chat.say("The end"))
     assert capsys.readouterr().out.endswith(ENDED + "\n")
     monkeypatch.undo()

@@ -10,7 +10,8 @@ from torch import nn
 
 from tinygpt.config import PRESETS, ModelConfig
 from tinygpt.errors import UserError
-from tinygpt.inference import Continuation, Decoder, encode_prompt, generate, generate_documents, stream, window_start
+from tinygpt.evaluate import generate_documents
+from tinygpt.inference import Continuation, Decoder, encode_prompt, generate, stream, window_start
 from tinygpt.sampling import Sampling
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
