@@ -1,30 +1,52 @@
-"""Writing speed: greedy tokens a second and time to the first token, tinygpt and Hugging Face on the same weights.
+"""Writing speed: greedy tokens a second and time to the first token, on the same weights.
 
     python -m benchmarks.generation
     python -m benchmarks.generation --batches 1,16 --tokens 100 --threads 2 n_embd=192 n_layers=6
 
-Both write from <bos> with their caches: tinygpt by `stream` (one text) and `generate_documents` (several at a time),
-Hugging Face by `generate`. The weights are random, and <eos> is never the likeliest token, so every text has --tokens
-tokens. Time to the first token: a prompt that fills the context, read and answered with one token. Before anything
-is timed, the logits of both are compared. One process, rounds alternate; in fp32 on the CPU.
+    native     tinygpt with its engine in C, as it writes where there is a C compiler; always one thread
+    plain      tinygpt with PyTorch alone
+    hf         Hugging Face's Qwen3 and its `generate`
+    llama.cpp  through llama-cpp-python, from a GGUF file in f32; one text at a time
+
+All write from <bos> with their caches: tinygpt one text by `stream`, which for the native engine begins with copying
+the weights, and several by `generate_documents` or, native, as rows of one call. The weights are random, and <eos> is
+never the likeliest token, so every text has --tokens tokens. Time to the first token: a prompt that fills the context,
+read by a model that is loaded and answered with one token; reading speed is the same in tokens a second. Before
+anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32 on the CPU.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.common import BenchmarkError, alternate, figures, parser, plain_errors, positive, record, report, say
+from benchmarks.common import (
+    BenchmarkError,
+    Figure,
+    alternate,
+    figures,
+    parser,
+    plain_errors,
+    positive,
+    record,
+    report,
+    say,
+)
 from tinygpt.config import Config, make_config, parse_assignments
 
+CONTENDERS = ("native", "plain", "hf", "llama.cpp")
 SAME = 1e-3  # largest difference of two logits that is rounding
 WARMUP_TOKENS = 4
 Writer = Callable[[int, int], int]  # (texts, tokens of each) -> tokens written
 FirstToken = Callable[[Any], None]  # prompt (1, T)
+ALONE = 1  # texts at a time that everyone can
 
 
 def make_model(config: Config) -> Any:
@@ -50,16 +72,16 @@ def make_tokenizer(vocab_size: int) -> Any:
     return Tokenizer(itertools.islice(pairs, vocab_size - FIRST_MERGE))
 
 
-def tinygpt_writer(model: Any) -> tuple[Writer, FirstToken]:
-    """tinygpt's own functions."""
+def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
+    """tinygpt's own functions, on PyTorch."""
     from tinygpt.evaluate import generate_documents
     from tinygpt.inference import Decoder, stream
 
     tokenizer = make_tokenizer(model.config.vocab_size)
 
     def write(texts: int, tokens: int) -> int:
-        if texts == 1:
-            for _ in stream(model, tokenizer, "", tokens):
+        if texts == ALONE:
+            for _ in stream(model, tokenizer, "", tokens, engine="plain"):
                 pass
         else:
             generate_documents(model, tokenizer, texts, tokens, batch=texts)
@@ -69,6 +91,50 @@ def tinygpt_writer(model: Any) -> tuple[Writer, FirstToken]:
         Decoder(model).logits(prompt).argmax(-1).item()
 
     return write, first_token
+
+
+def native_writer(model: Any, most_texts: int) -> tuple[Writer, FirstToken]:
+    """tinygpt's engine in C; BenchmarkError if it is not to be had, or computes otherwise."""
+    from tinygpt.inference import stream
+    from tinygpt.native import NativeModel, NativeUnavailable
+    from tinygpt.tokenizer import BOS
+
+    tokenizer = make_tokenizer(model.config.vocab_size)
+    try:
+        native = NativeModel(model, most_texts)
+    except NativeUnavailable as error:
+        raise BenchmarkError(str(error)) from None
+
+    def logits(ids: list[int]) -> Any:
+        return native.logits(ids, range(len(ids)), [0] * len(ids), [len(ids) - 1])
+
+    compare(model, logits)
+
+    def write(texts: int, tokens: int) -> int:
+        if texts == ALONE:
+            for _ in stream(model, tokenizer, "", tokens, engine="native"):
+                pass
+        else:
+            ids = [BOS] * texts
+            for position in range(tokens):
+                ids = native.logits(ids, [position] * texts, range(texts), range(texts)).argmax(-1).tolist()
+        return texts * tokens
+
+    def first_token(prompt: Any) -> None:
+        logits(prompt[0].tolist()).argmax(-1).item()
+
+    return write, first_token
+
+
+def compare(model: Any, logits: Callable[[list[int]], Any]) -> None:
+    """BenchmarkError if the logits (1, V) behind a context of tokens are not the plain model's."""
+    import torch
+
+    prompt = torch.randint(3, model.config.vocab_size, (1, model.config.block_size))
+    with torch.inference_mode():
+        off = (logits(prompt[0].tolist()) - model(prompt)[:, -1]).abs().max().item()
+    if not off < SAME:
+        raise BenchmarkError(f"its logits differ by {off:.2g}, so it is not the same model.")
 
 
 def hf_writer(model: Any) -> tuple[Writer, FirstToken]:
@@ -85,11 +151,7 @@ def hf_writer(model: Any) -> tuple[Writer, FirstToken]:
     theirs = make_qwen3(asdict(model.config)).eval()
     copy_weights(model, theirs)
     theirs.generation_config.eos_token_id = None
-    prompt = torch.randint(3, model.config.vocab_size, (2, model.config.block_size))
-    with torch.inference_mode():
-        off = (theirs(prompt).logits - model(prompt)).abs().max().item()
-    if not off < SAME:
-        raise BenchmarkError(f"its logits differ by {off:.2g}, so it is not the same model.")
+    compare(model, lambda ids: theirs(torch.tensor([ids])).logits[:, -1])
 
     def generate(prompt: Any, tokens: int) -> Any:
         mask = torch.ones_like(prompt)
@@ -104,10 +166,54 @@ def hf_writer(model: Any) -> tuple[Writer, FirstToken]:
     return write, first_token
 
 
+def llama_writer(model: Any, threads: int, folder: Path) -> tuple[Writer, FirstToken]:
+    """llama.cpp on a GGUF file of the weights, made as `tinygpt export` makes it; BenchmarkError if it is not there."""
+    try:
+        import llama_cpp
+    except ImportError:
+        raise BenchmarkError("not installed: pip install llama-cpp-python, which compiles for minutes") from None
+    import torch
+
+    from tinygpt.export import gguf
+    from tinygpt.export.origin import Source
+    from tinygpt.tokenizer import BOS
+
+    tokenizer = make_tokenizer(model.config.vocab_size)
+    tokenizer.save(folder / "tokenizer.json")
+    run: Any = SimpleNamespace(config=SimpleNamespace(model=model.config), folder=folder, tokenizer=tokenizer)
+    source = Source(run, model, 0, [])
+    gguf.write(source, folder, "f32")
+    block = model.config.block_size
+    llama = llama_cpp.Llama(
+        str(folder / gguf.file_name(source, "f32")), n_ctx=block, n_batch=block, n_ubatch=block, verbose=False,
+        n_threads=threads, n_threads_batch=threads,
+        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
+    )  # fmt: skip
+
+    def continued(prompt: list[int], tokens: int) -> int:
+        llama.reset()
+        return sum(1 for _ in itertools.islice(llama.generate(prompt, temp=0.0, reset=False), tokens))
+
+    def logits(ids: list[int]) -> Any:
+        llama.reset()
+        llama.eval(ids)
+        return torch.tensor([llama_cpp.llama_get_logits(llama.ctx)[: model.config.vocab_size]])
+
+    compare(model, logits)
+
+    def write(texts: int, tokens: int) -> int:
+        return continued([BOS], tokens)
+
+    def first_token(prompt: Any) -> None:
+        continued(prompt[0].tolist(), 1)
+
+    return write, first_token
+
+
 def measure(
     writer: Callable[[], tuple[Writer, FirstToken]], batches: list[int], tokens: int, prompt: Any, _: int
 ) -> dict[int, float]:
-    """{texts at a time: tokens/s}, and under 0 the milliseconds to the first token."""
+    """{texts at a time: tokens/s}, and under 0 the seconds to the first token."""
     write, first_token = writer()
     speeds = {}
     for texts in batches:
@@ -118,18 +224,31 @@ def measure(
     first_token(prompt)
     began = time.perf_counter()
     first_token(prompt)
-    return {**speeds, 0: 1e3 * (time.perf_counter() - began)}
+    return {**speeds, 0: time.perf_counter() - began}
+
+
+def summarise(results: Mapping[str, Sequence[dict[int, float]]], prompt_tokens: int) -> list[Figure]:
+    """The figures of all contenders, from what `measure` gave in every round."""
+    found = []
+    for texts in sorted({texts for rounds in results.values() for texts in rounds[0]} - {0}):
+        values = {n: [speeds[texts] for speeds in rounds] for n, rounds in results.items() if texts in rounds[0]}
+        found += figures(f"greedy, {texts} text{'s' * (texts != 1)} at a time", "tokens/s", values, "hf")
+    first = {name: [speeds[0] for speeds in rounds] for name, rounds in results.items()}
+    found += figures("time to first token", "ms", {n: [1e3 * s for s in own] for n, own in first.items()}, "hf")
+    reading = {name: [prompt_tokens / s for s in own] for name, own in first.items()}
+    return found + figures(f"reading {prompt_tokens} tokens", "tokens/s", reading, "hf")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = parser(__doc__)
     options.add_argument("words", nargs="*", metavar="field=value", help="shape of the model, of --preset modern")
+    options.add_argument("--contenders", default=",".join(CONTENDERS), help="default %(default)s")
     options.add_argument("--batches", default="1,8,64", help="texts at a time (default %(default)s)")
     options.add_argument("--tokens", type=positive, help="of every text (default: as many as fit, at most 200)")
     options.add_argument("--threads", type=positive, default=1, help="default %(default)s")
     args = options.parse_intermixed_args(arguments)
-    with plain_errors():
+    with plain_errors(), tempfile.TemporaryDirectory() as folder:
         config = make_config("modern", parse_assignments(args.words))
         most = config.model.block_size - 1  # <bos> is in the context, too
         tokens = args.tokens or min(200, most)
@@ -138,21 +257,25 @@ def main(arguments: list[str] | None = None) -> None:
         if not all(word.strip().isdecimal() and int(word) > 0 for word in args.batches.split(",")):
             raise BenchmarkError(f"--batches {args.batches} must be whole numbers above 0 with commas between them.")
         batches = [int(word) for word in args.batches.split(",")]
+        names = args.contenders.split(",")
+        if unknown := set(names) - set(CONTENDERS):
+            raise BenchmarkError(f"there is no contender {min(unknown)!r}; contenders are {', '.join(CONTENDERS)}.")
         import torch
 
         torch.set_num_threads(args.threads)
         model = make_model(config)
         prompt = torch.randint(3, config.model.vocab_size, (1, config.model.block_size))
-        makers = {"tinygpt": functools.cache(functools.partial(tinygpt_writer, model)),
-                  "hf": functools.cache(functools.partial(hf_writer, model))}  # fmt: skip
-        runs = {name: functools.partial(measure, maker, batches, tokens, prompt) for name, maker in makers.items()}
+        makers: dict[str, Callable[[], tuple[Writer, FirstToken]]] = {
+            "native": functools.partial(native_writer, model, max(batches)),
+            "plain": functools.partial(plain_writer, model), "hf": functools.partial(hf_writer, model),
+            "llama.cpp": functools.partial(llama_writer, model, args.threads, Path(folder)),
+        }  # fmt: skip
+        able = {name: [ALONE] if name == "llama.cpp" else batches for name in names}
+        runs = {name: functools.partial(measure, functools.cache(makers[name]), able[name], tokens, prompt)
+                for name in names}  # fmt: skip
         results, errors = alternate(runs, args.repeats, say)
-        found = []
-        for texts in [*batches, 0]:
-            values = {name: [speeds[texts] for speeds in rounds] for name, rounds in results.items()}
-            what = f"greedy, {texts} text{'s' * (texts != 1)} at a time" if texts else "time to first token"
-            found += figures(what, "tokens/s" if texts else "ms", values, "hf")
         settings = {"shape": asdict(config.model), "tokens": tokens, "threads": args.threads, "device": "cpu"}
+        found = summarise(results, prompt.shape[1])
         report(record("generation", settings, found, errors), args.history)
 
 

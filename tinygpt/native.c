@@ -1,4 +1,4 @@
-/* The forward pass of TinyGPT (model.py) in plain C: rows of tokens in, logits out. fp32, one thread. native.py calls it.
+/* The forward pass of TinyGPT (model.py) in plain C: rows of tokens in, logits out, in fp32. native.py calls it.
 
 A row is one token at one position of the text in one slot. All rows go through the layers together, so that weights
 are read once for many rows, but no row can tell: the sum of every product is one chain of fused multiply-adds, taken
@@ -107,7 +107,8 @@ static float total_of_squares(const float *x, int n)
 
 /* --- products ----------------------------------------------------------------------------------------------------- */
 
-#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++) /* written out, so that sum[i] is a register */
+/* A loop that is written out, so that sum[i] is a register. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 /* y[r][o] = start[o] + sum over i < n of x[r][i] m[i][o], for R rows and N vectors of columns o. R and N are constants
    where this is called, so the sums live in registers. */

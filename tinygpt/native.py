@@ -190,7 +190,7 @@ class NativeModel:
             c.positions == "rotary", c.norm == "rmsnorm", c.norm_place == "before", c.qk_norm,
         )  # fmt: skip
         try:
-            self.weights = in_order([piece.detach().float().cpu() for piece in pieces(model, c)])
+            self.weights = in_order([piece.detach() for piece in pieces(model, c)])
         except AttributeError as error:
             raise NativeUnavailable(f"the model is not built as TinyGPT: {error}.") from None
         self.keys, self.values = (
@@ -204,7 +204,7 @@ class NativeModel:
         """(len(wanted), V) logits, fp32, of the rows whose numbers are in `wanted`.
 
         Row r is tokens[r] at positions[r] of the text in slots[r]; rows of one slot come in ascending position.
-        ValueError for lists of unequal length and for numbers out of range.
+        ValueError for lists of unequal length, for numbers out of range, and for rows in another order.
         """
         c, n, asked = self.config, len(tokens), len(wanted)
         if not n == len(positions) == len(slots):
@@ -213,6 +213,7 @@ class NativeModel:
         check_range("position", positions, c.block_size)
         check_range("slot", slots, self.n_slots)
         check_range("wanted row", wanted, n)
+        check_order(positions, slots)
         features = torch.empty(asked * up_to(c.n_embd, PANEL))
         found = torch.empty(asked, up_to(c.vocab_size, PANEL))
         rows = [(ctypes.c_int * len(numbers))(*numbers) for numbers in (tokens, positions, slots, wanted)]
@@ -229,6 +230,15 @@ def check_range(name: str, numbers: Sequence[int], end: int) -> None:
     if numbers and not (min(numbers) >= 0 and max(numbers) < end):
         wrong = next(number for number in numbers if not 0 <= number < end)
         raise ValueError(f"{name} {wrong} is outside 0 to {end - 1}.")
+
+
+def check_order(positions: Sequence[int], slots: Sequence[int]) -> None:
+    """ValueError where a row stands behind a later one of its slot, which would see its keys or not as it happens."""
+    last: dict[int, int] = {}
+    for position, slot in zip(positions, slots, strict=True):
+        if position <= last.get(slot, -1):
+            raise ValueError(f"position {position} of slot {slot} comes after {last[slot]} in one call.")
+        last[slot] = position
 
 
 def up_to(n: int, multiple: int) -> int:
@@ -251,7 +261,7 @@ def pieces(model: nn.Module, c: ModelConfig) -> Iterator[Tensor]:
         weight = torch.cat([get(f"{name}.weight") for name in names])  # (outputs, inputs)
         yield panels(weight)
         bias = torch.cat([get(f"{name}.bias") for name in names]) if c.bias else torch.zeros(len(weight))
-        yield nn.functional.pad(bias, (0, up_to(len(bias), PANEL) - len(bias)))
+        yield nn.functional.pad(bias, (0, -len(bias) % PANEL))
 
     yield get("embedding.weight")
     yield get("positions.table.weight") if c.positions == "learned" else none
@@ -276,16 +286,21 @@ def pieces(model: nn.Module, c: ModelConfig) -> Iterator[Tensor]:
 
 
 def panels(weight: Tensor) -> Tensor:
-    """(outputs, inputs) as native.c reads it, in panels of 64 outputs: (outputs / 64, inputs, 64), in one row."""
+    """(outputs, inputs) as native.c reads it, in panels of 64 outputs: (outputs / 64, inputs, 64)."""
     outputs, inputs = weight.shape
-    padded = nn.functional.pad(weight, (0, 0, 0, up_to(outputs, PANEL) - outputs))
-    return padded.view(-1, PANEL, inputs).transpose(1, 2).reshape(-1)
+    if missing := -outputs % PANEL:
+        weight = nn.functional.pad(weight, (0, 0, 0, missing))
+    return weight.view(-1, PANEL, inputs).transpose(1, 2)
 
 
 def in_order(parts: Sequence[Tensor]) -> Tensor:
     """All parts in one row, each beginning at a multiple of ALIGNED."""
-    flat = [part.reshape(-1) for part in parts]
-    return torch.cat([nn.functional.pad(part, (0, up_to(len(part), ALIGNED) - len(part))) for part in flat])
+    row = torch.zeros(sum(up_to(part.numel(), ALIGNED) for part in parts))
+    begin = 0
+    for part in parts:
+        row[begin : begin + part.numel()].view(part.shape).copy_(part)
+        begin += up_to(part.numel(), ALIGNED)
+    return row
 
 
 # --- one text --------------------------------------------------------------------------------------------------------
