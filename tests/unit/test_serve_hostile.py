@@ -45,3 +45,19 @@ def test_a_list_wrong_in_many_places_is_one_error(kind, body):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+def test_headers_that_come_in_one_piece_are_counted_too():
+    """The parser under uvicorn counts only what it has to wait for; 200 kB at once passed."""
+    from tinygpt.serve.app import HEADER_BYTES, Guard, Served
+
+    guard = Guard(None, Served("tiny", None, 16, None))
+    host = {"host": "localhost"}
+    for size in (HEADER_BYTES - 20, HEADER_BYTES + 20):
+        scope = {"method": "GET", "path": "/health", "headers": [(b"host", b"localhost"), (b"x", b"y" * size)]}
+        if size < HEADER_BYTES:
+            guard.check(scope, host, keyless=False)
+        else:
+            with pytest.raises(ApiError, match="headers are larger than 65,536 bytes") as error:
+                guard.check(scope, host, keyless=False)
+            assert error.value.status == 400

@@ -28,6 +28,7 @@ from tinygpt.serve.protocol import ApiError, Asked, AskedT, ChatAsked, Choice, C
 from tinygpt.tokenizer import Tokenizer
 
 BODY_BYTES, BODY_S = 1 << 20, 30.0  # largest body, and the time that a client has for sending it
+HEADER_BYTES = 64 << 10  # of one request
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 LOGGER = logging.getLogger("tinygpt.serve")
 
@@ -241,6 +242,8 @@ class Guard:
 
     def check(self, scope: Scope, headers: dict[str, str], keyless: bool) -> None:
         """ApiError for a request that must not be answered."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:  # h11 lets one piece pass
+            raise ApiError(400, f"the headers are larger than {HEADER_BYTES:,} bytes.")
         host = headers.get("host", "")
         if not self.allowed(host):
             raise ApiError(
