@@ -61,3 +61,21 @@ def test_headers_that_come_in_one_piece_are_counted_too():
             with pytest.raises(ApiError, match="headers are larger than 65,536 bytes") as error:
                 guard.check(scope, host, keyless=False)
             assert error.value.status == 400
+
+
+def test_a_client_that_leaves_in_the_midst_of_its_body_is_no_failure():
+    """It was a traceback in the log and a 500."""
+    import asyncio
+
+    from starlette.requests import Request
+
+    from tinygpt.serve.app import read_body
+
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    with pytest.raises(ApiError, match="the client left") as error:
+        asyncio.run(read_body(Request({"type": "http", "headers": []}, receive)))
+    assert error.value.status == 400

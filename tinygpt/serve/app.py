@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import tinygpt
@@ -308,6 +309,8 @@ async def read_body(request: Request) -> bytes:
                     raise ApiError(413, f"the body is larger than {BODY_BYTES:,} bytes; send a shorter prompt.")
     except TimeoutError:
         raise ApiError(408, f"the body did not come within {BODY_S:g} seconds.") from None
+    except ClientDisconnect:
+        raise ApiError(400, "the client left before its body was whole.") from None
     return bytes(body)
 
 
