@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import tinygpt
@@ -28,6 +29,7 @@ from tinygpt.serve.protocol import ApiError, Asked, AskedT, ChatAsked, Choice, C
 from tinygpt.tokenizer import Tokenizer
 
 BODY_BYTES, BODY_S = 1 << 20, 30.0  # largest body, and the time that a client has for sending it
+HEADER_BYTES = 64 << 10  # of one request
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 LOGGER = logging.getLogger("tinygpt.serve")
 
@@ -247,6 +249,8 @@ class Guard:
 
     def check(self, scope: Scope, headers: dict[str, str], keyless: bool) -> None:
         """ApiError for a request that must not be answered."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:  # h11 lets one piece pass
+            raise ApiError(400, f"the headers are larger than {HEADER_BYTES:,} bytes.")
         host = headers.get("host", "")
         if not self.allowed(host):
             raise ApiError(
@@ -311,6 +315,8 @@ async def read_body(request: Request) -> bytes:
                     raise ApiError(413, f"the body is larger than {BODY_BYTES:,} bytes; send a shorter prompt.")
     except TimeoutError:
         raise ApiError(408, f"the body did not come within {BODY_S:g} seconds.") from None
+    except ClientDisconnect:
+        raise ApiError(400, "the client left before its body was whole.") from None
     return bytes(body)
 
 

@@ -19,12 +19,11 @@ from tinygpt.errors import IO_ERROR, UNSAFE, UserError
 from tinygpt.inference import reading
 from tinygpt.model import TinyGPT
 from tinygpt.native import choose_native
-from tinygpt.serve.app import Served, make_app
+from tinygpt.serve.app import HEADER_BYTES, Served, make_app
 from tinygpt.serve.engine import Engine, PlainRows, Rows
 from tinygpt.tokenizer import Tokenizer
 
 HEADERS_S, STALLED_S = 10.0, 30.0  # for sending the headers of a request; for reading what is ready
-HEADER_BYTES = 64 << 10
 N_WAITING = 64  # texts that may wait for a slot
 
 

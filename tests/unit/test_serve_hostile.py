@@ -1,0 +1,81 @@
+"""Requests that want the server to work for long, or to stumble. Each case pins a bug that a trial found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import pytest
+
+from tinygpt.serve.protocol import ApiError, ChatAsked, CompletionAsked, deepest, read_request
+
+
+def test_quotes_that_do_not_end_are_read_once():
+    """Trying the string anew at each of its quotes took an hour for 1 MiB, on the event loop."""
+    code = "from tinygpt.serve.protocol import deepest; assert deepest('\"' + '\\\\\"' * 500_000 + '[') == 0"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [('"', 0), ('"a\\', 0), ('[["[[\\"["]]', 2), ('"\\\n"[', 1), ("]]][{}]", 0), ('[{"a":["b"]}]', 3)],
+)
+def test_depth_counts_brackets_outside_of_strings(text, depth):
+    assert deepest(text) == depth
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CompletionAsked, {"prompt": [0] * 100_000 + [0.5]}),
+        (CompletionAsked, {"prompt": [{}] * 100_000}),
+        (CompletionAsked, {"prompt": [[0]] * 100_000}),
+        (ChatAsked, {"messages": [{}] * 100_000}),
+        (ChatAsked, {"messages": [{"role": "user", "content": [{}] * 100_000}]}),
+    ],
+)
+def test_a_list_wrong_in_many_places_is_one_error(kind, body):
+    """One error for each wrong entry, and each kind of list, was 3 seconds and a gigabyte for 1 MiB."""
+    data = json.dumps(body).encode()
+    tracemalloc.start()
+    with pytest.raises(ApiError):
+        read_request(kind, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
+
+
+def test_headers_that_come_in_one_piece_are_counted_too():
+    """The parser under uvicorn counts only what it has to wait for; 200 kB at once passed."""
+    from tinygpt.serve.app import HEADER_BYTES, Guard, Served
+
+    guard = Guard(None, Served("tiny", None, 16, None))
+    host = {"host": "localhost"}
+    for size in (HEADER_BYTES - 20, HEADER_BYTES + 20):
+        scope = {"method": "GET", "path": "/health", "headers": [(b"host", b"localhost"), (b"x", b"y" * size)]}
+        if size < HEADER_BYTES:
+            guard.check(scope, host, keyless=False)
+        else:
+            with pytest.raises(ApiError, match="headers are larger than 65,536 bytes") as error:
+                guard.check(scope, host, keyless=False)
+            assert error.value.status == 400
+
+
+def test_a_client_that_leaves_in_the_midst_of_its_body_is_no_failure():
+    """It was a traceback in the log and a 500."""
+    import asyncio
+
+    from starlette.requests import Request
+
+    from tinygpt.serve.app import read_body
+
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    with pytest.raises(ApiError, match="the client left") as error:
+        asyncio.run(read_body(Request({"type": "http", "headers": []}, receive)))
+    assert error.value.status == 400
