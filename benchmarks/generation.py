@@ -9,7 +9,7 @@
     llama.cpp  through llama-cpp-python, from a GGUF file in f32; one text at a time
 
 All write from <bos> with their caches: tinygpt one text by `stream`, which for the native engine begins with copying
-the weights, and several by `generate_documents` or, native, as rows of one call. The weights are random, and <eos> is
+the weights, and several by `generate_documents`. The weights are random, and <eos> is
 never the likeliest token, so every text has --tokens tokens. Time to the first token: a prompt that fills the context,
 read by a model that is loaded and answered with one token; reading speed is the same in tokens a second. Before
 anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32 on the CPU.
@@ -84,7 +84,7 @@ def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
             for _ in stream(model, tokenizer, "", tokens, engine="plain"):
                 pass
         else:
-            generate_documents(model, tokenizer, texts, tokens, batch=texts)
+            generate_documents(model, tokenizer, texts, tokens, batch=texts, engine="plain")
         return texts * tokens
 
     def first_token(prompt: Any) -> None:
@@ -93,15 +93,15 @@ def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
     return write, first_token
 
 
-def native_writer(model: Any, most_texts: int) -> tuple[Writer, FirstToken]:
+def native_writer(model: Any) -> tuple[Writer, FirstToken]:
     """tinygpt's engine in C; BenchmarkError if it is not to be had, or computes otherwise."""
+    from tinygpt.evaluate import generate_documents
     from tinygpt.inference import stream
     from tinygpt.native import NativeModel, NativeUnavailable
-    from tinygpt.tokenizer import BOS
 
     tokenizer = make_tokenizer(model.config.vocab_size)
     try:
-        native = NativeModel(model, most_texts)
+        native = NativeModel(model)
     except NativeUnavailable as error:
         raise BenchmarkError(str(error)) from None
 
@@ -115,9 +115,7 @@ def native_writer(model: Any, most_texts: int) -> tuple[Writer, FirstToken]:
             for _ in stream(model, tokenizer, "", tokens, engine="native"):
                 pass
         else:
-            ids = [BOS] * texts
-            for position in range(tokens):
-                ids = native.logits(ids, [position] * texts, range(texts), range(texts)).argmax(-1).tolist()
+            generate_documents(model, tokenizer, texts, tokens, batch=texts, engine="native")
         return texts * tokens
 
     def first_token(prompt: Any) -> None:
@@ -266,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = make_model(config)
         prompt = torch.randint(3, config.model.vocab_size, (1, config.model.block_size))
         makers: dict[str, Callable[[], tuple[Writer, FirstToken]]] = {
-            "native": functools.partial(native_writer, model, max(batches)),
+            "native": functools.partial(native_writer, model),
             "plain": functools.partial(plain_writer, model), "hf": functools.partial(hf_writer, model),
             "llama.cpp": functools.partial(llama_writer, model, args.threads, Path(folder)),
         }  # fmt: skip

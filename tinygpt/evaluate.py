@@ -17,7 +17,7 @@ from tinygpt.corpus import tales
 from tinygpt.data import Ids, count_pairs, count_tokens, pair_numbers, sample, scoring_windows, total_bytes
 from tinygpt.distributed import Machine
 from tinygpt.errors import BAD_INPUT, UserError
-from tinygpt.inference import Decoder, reading
+from tinygpt.inference import choose_decoder, reading
 from tinygpt.loss import by_formula, next_token_loss
 from tinygpt.model import TinyGPT
 from tinygpt.sampling import Sampling, draw
@@ -173,14 +173,14 @@ def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float | No
 
 def generate_documents(
     model: TinyGPT, tokenizer: Tokenizer, count: int, max_new_tokens: int, *, seed: int = 0, batch: int = 50,
-    **sampling: Any,
+    engine: str = "auto", **sampling: Any,
 ) -> list[str]:  # fmt: skip
     """`count` texts written from <bos> to <eos> (or max_new_tokens), many at a time: for scoring, not for reading."""
     settings, generator, texts = Sampling(**sampling), torch.Generator().manual_seed(seed), []
     with reading(model):
         for first in range(0, count, batch):
             ids = torch.full((min(batch, count - first), 1), BOS)  # (B, 1)
-            decoder, ended = Decoder(model), torch.zeros(len(ids), dtype=torch.bool)
+            decoder, ended = choose_decoder(model, engine, texts=len(ids)), torch.zeros(len(ids), dtype=torch.bool)
             while not ended.all() and ids.shape[1] <= max_new_tokens:
                 tokens = draw(decoder.logits(ids), ids, settings, generator, prompt=1)  # (B,)
                 ended |= tokens == EOS

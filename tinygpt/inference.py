@@ -143,10 +143,14 @@ def reading(model: TinyGPT) -> Iterator[None]:
 
 
 def choose_decoder(
-    model: TinyGPT, engine: str = "auto", cached: bool = True, say: Callable[[str], Any] = lambda _: None
+    model: TinyGPT,
+    engine: str = "auto",
+    cached: bool = True,
+    say: Callable[[str], Any] = lambda _: None,
+    texts: int = 1,
 ) -> Decoder | NativeDecoder:
     """What computes the logits: the native engine or the plain path, as `choose_native` says; uncached is plain."""
-    native = choose_native(model, engine if cached else "plain", say=say)
+    native = choose_native(model, engine if cached else "plain", texts, say)
     return NativeDecoder(native, window_start) if native else Decoder(model, cached)
 
 

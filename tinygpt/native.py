@@ -307,29 +307,41 @@ def in_order(parts: Sequence[Tensor]) -> Tensor:
 
 
 class NativeDecoder:
-    """Logits for the token after a text, as inference.Decoder; only what is not known from the last call is computed.
+    """Logits for the tokens after some texts, as inference.Decoder; only what the last call did not have is computed.
 
-    window_start: (length of a text, block_size) -> the first token that the model still sees.
+    model: with a slot for each text. window_start: (length of a text, block_size) -> the first token still seen.
     """
 
     def __init__(self, model: NativeModel, window_start: Callable[[int, int], int]) -> None:
         self.model, self.window_start = model, window_start
-        self.known: list[int] = []  # tokens whose keys and values are in the cache, from position 0
+        # of each text the tokens whose keys and values are in the cache, from position 0
+        self.known: list[list[int]] = [[] for _ in range(model.n_slots)]
 
     def logits(self, ids: Tensor) -> Tensor:
-        """(1, T) ids of the whole text so far -> (1, V) logits of the next token."""
-        (text,) = ids
-        visible = text[self.window_start(len(text), self.model.config.block_size) :].tolist()
-        last = len(visible) - 1
-        if visible[:last] == self.known:
-            first = last
-        else:
-            pairs = zip(visible[:last], self.known, strict=False)
-            first = next((i for i, (token, known) in enumerate(pairs) if token != known), min(last, len(self.known)))
-        n = len(visible) - first
-        found = self.model.logits(visible[first:], range(first, first + n), [0] * n, [n - 1])
-        self.known = visible
+        """(B, T) ids of the whole texts so far -> (B, V) logits of their next tokens."""
+        visible = ids[:, self.window_start(ids.shape[1], self.model.config.block_size) :].tolist()
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        ends: list[int] = []
+        for slot, text in enumerate(visible):
+            first = first_unknown(text, self.known[slot])
+            tokens += text[first:]
+            positions += range(first, len(text))
+            slots += [slot] * (len(text) - first)
+            ends.append(len(tokens) - 1)
+        found = self.model.logits(tokens, positions, slots, ends)
+        self.known = visible + self.known[len(visible) :]
         return found
+
+
+def first_unknown(text: list[int], known: list[int]) -> int:
+    """The first position of a text that has to be computed, which its last one always is."""
+    last = len(text) - 1
+    if text[:last] == known:
+        return last
+    pairs = zip(text[:last], known, strict=False)
+    return next((i for i, (token, other) in enumerate(pairs) if token != other), min(last, len(known)))
 
 
 def choose_native(

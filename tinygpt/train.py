@@ -227,7 +227,7 @@ def write_sample(s: Session) -> None:
     """Let the model begin a document, and keep what it wrote."""
     p, seed = s.progress, s.run.config.train.seed + s.progress.step
     try:
-        text = generate(s.model, s.run.tokenizer, "", SAMPLE_TOKENS, seed=seed, temperature=TEMPERATURE)
+        text = generate(s.model, s.run.tokenizer, "", SAMPLE_TOKENS, seed=seed, engine="plain", temperature=TEMPERATURE)
     except UserError as error:  # logits that are not finite: the loop's own check will tell what to do
         text = f"(no sample: {error})"
     sample = {"step": p.step, "prompt": "", "text": text, "seed": seed, "temperature": TEMPERATURE}

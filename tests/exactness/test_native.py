@@ -220,6 +220,18 @@ def test_only_the_new_tokens_are_computed(make_model, monkeypatch):
     assert rows == [6, 1, 1, 4, 4, 13, 1]
 
 
+def test_several_texts_at_once_are_each_what_one_alone_is(make_model):
+    """Bit for bit; also where the window slides, and where fewer texts come than there are slots."""
+    model = make_model()
+    ids = torch.stack([torch.tensor(random_ids(40, seed=i)) for i in range(3)])
+    together = NativeDecoder(NativeModel(model, 4), window_start)
+    alone = [NativeDecoder(NativeModel(model), window_start) for _ in range(3)]
+    for n in (1, 2, 5, 16, 17, 18, 40):
+        expected = torch.cat([one.logits(ids[i : i + 1, :n]) for i, one in enumerate(alone)])
+        assert torch.equal(together.logits(ids[:, :n]), expected)
+    assert torch.equal(together.logits(ids[:1, :7]), alone[0].logits(ids[:1, :7]))
+
+
 def test_a_model_that_learns_on_is_not_mistaken(make_model, tokenizer):
     """Weights are copied for each text: one that is begun after a step of training is the trained model's."""
     model = make_model(vocab_size=320, seed=7)
