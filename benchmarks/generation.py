@@ -12,7 +12,8 @@ All write from <bos> with their caches: tinygpt one text by `stream`, which for 
 the weights, and several by `generate_documents`. The weights are random, and <eos> is
 never the likeliest token, so every text has --tokens tokens. Time to the first token: a prompt that fills the context,
 read by a model that is loaded and answered with one token; reading speed is the same in tokens a second. Before
-anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32 on the CPU.
+anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32. The floor is what one
+text could reach if a token cost no more than reading the weights once.
 """
 
 from __future__ import annotations
@@ -72,6 +73,19 @@ def make_tokenizer(vocab_size: int) -> Any:
     return Tokenizer(itertools.islice(pairs, vocab_size - FIRST_MERGE))
 
 
+def floor(model: Any, _: int) -> float:
+    """Tokens/s of one text if a token cost nothing but reading every weight of the matrices once: 1 / seconds of a sum."""
+    import torch
+
+    flat = torch.cat([p.detach().flatten() for name, p in model.named_parameters() if name != "embedding.weight"])
+    times = []
+    for _round in range(20):
+        began = time.perf_counter()
+        flat.sum().item()
+        times.append(time.perf_counter() - began)
+    return 1 / min(times)
+
+
 def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
     """tinygpt's own functions, on PyTorch."""
     from tinygpt.evaluate import generate_documents
@@ -128,7 +142,8 @@ def compare(model: Any, logits: Callable[[list[int]], Any]) -> None:
     """BenchmarkError if the logits (1, V) behind a context of tokens are not the plain model's."""
     import torch
 
-    prompt = torch.randint(3, model.config.vocab_size, (1, model.config.block_size))
+    device = model.embedding.weight.device
+    prompt = torch.randint(3, model.config.vocab_size, (1, model.config.block_size), device=device)
     with torch.inference_mode():
         off = (logits(prompt[0].tolist()) - model(prompt)[:, -1]).abs().max().item()
     if not off < SAME:
@@ -146,20 +161,21 @@ def hf_writer(model: Any) -> tuple[Writer, FirstToken]:
     from benchmarks.peers.qwen3 import copy_weights, make_qwen3
     from tinygpt.tokenizer import BOS
 
+    device = model.embedding.weight.device
     theirs = make_qwen3(asdict(model.config)).eval()
     copy_weights(model, theirs)
-    theirs.generation_config.eos_token_id = None
-    compare(model, lambda ids: theirs(torch.tensor([ids])).logits[:, -1])
+    theirs.to(device).generation_config.eos_token_id = None
+    compare(model, lambda ids: theirs(torch.tensor([ids], device=device)).logits[:, -1])
 
     def generate(prompt: Any, tokens: int) -> Any:
         mask = torch.ones_like(prompt)
         return theirs.generate(prompt, attention_mask=mask, max_new_tokens=tokens, do_sample=False, use_cache=True)
 
     def write(texts: int, tokens: int) -> int:
-        return int(generate(torch.full((texts, 1), BOS), tokens)[:, 1:].numel())
+        return int(generate(torch.full((texts, 1), BOS, device=device), tokens)[:, 1:].numel())
 
     def first_token(prompt: Any) -> None:
-        generate(prompt, 1)
+        generate(prompt.to(device), 1)
 
     return write, first_token
 
@@ -245,6 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--batches", default="1,8,64", help="texts at a time (default %(default)s)")
     options.add_argument("--tokens", type=positive, help="of every text (default: as many as fit, at most 200)")
     options.add_argument("--threads", type=positive, default=1, help="default %(default)s")
+    options.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: plain and hf alone")
     args = options.parse_intermixed_args(arguments)
     with plain_errors(), tempfile.TemporaryDirectory() as folder:
         config = make_config("modern", parse_assignments(args.words))
@@ -255,13 +272,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not all(word.strip().isdecimal() and int(word) > 0 for word in args.batches.split(",")):
             raise BenchmarkError(f"--batches {args.batches} must be whole numbers above 0 with commas between them.")
         batches = [int(word) for word in args.batches.split(",")]
-        names = args.contenders.split(",")
+        names = args.contenders.split(",") if args.device == "cpu" else ["plain", "hf"]
         if unknown := set(names) - set(CONTENDERS):
             raise BenchmarkError(f"there is no contender {min(unknown)!r}; contenders are {', '.join(CONTENDERS)}.")
         import torch
 
         torch.set_num_threads(args.threads)
-        model = make_model(config)
+        model = make_model(config).to(args.device)
         prompt = torch.randint(3, config.model.vocab_size, (1, config.model.block_size))
         makers: dict[str, Callable[[], tuple[Writer, FirstToken]]] = {
             "native": functools.partial(native_writer, model),
@@ -272,8 +289,9 @@ def main(arguments: list[str] | None = None) -> None:
         runs = {name: functools.partial(measure, functools.cache(makers[name]), able[name], tokens, prompt)
                 for name in names}  # fmt: skip
         results, errors = alternate(runs, args.repeats, say)
-        settings = {"shape": asdict(config.model), "tokens": tokens, "threads": args.threads, "device": "cpu"}
-        found = summarise(results, prompt.shape[1])
+        settings = {"shape": asdict(config.model), "tokens": tokens, "threads": args.threads, "device": args.device}
+        read_once = figures("floor: weights read once", "tokens/s", {"one text": [floor(model, i) for i in range(3)]})
+        found = summarise(results, prompt.shape[1]) + read_once
         report(record("generation", settings, found, errors), args.history)
 
 
