@@ -12,8 +12,8 @@ All write from <bos> with their caches: tinygpt one text by `stream`, which for 
 the weights, and several by `generate_documents`. The weights are random, and <eos> is
 never the likeliest token, so every text has --tokens tokens. Time to the first token: a prompt that fills the context,
 read by a model that is loaded and answered with one token; reading speed is the same in tokens a second. Before
-anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32. The floor is what one
-text could reach if a token cost no more than reading the weights once.
+anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32. The floor is what
+one text could reach if a token cost no more than reading the weights once.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def make_tokenizer(vocab_size: int) -> Any:
 
 
 def floor(model: Any, _: int) -> float:
-    """Tokens/s of one text if a token cost nothing but reading every weight of the matrices once: 1 / seconds of a sum."""
+    """Tokens/s of one text if a token cost nothing but reading the matrices once: 1 / seconds of their sum."""
     import torch
 
     flat = torch.cat([p.detach().flatten() for name, p in model.named_parameters() if name != "embedding.weight"])
