@@ -19,7 +19,7 @@ from tinygpt.errors import IO_ERROR, UNSAFE, UserError
 from tinygpt.inference import reading
 from tinygpt.model import TinyGPT
 from tinygpt.native import choose_native
-from tinygpt.serve.app import HEADER_BYTES, Served, make_app
+from tinygpt.serve.app import HEADER_BYTES, Served, make_app, split_origin
 from tinygpt.serve.engine import Engine, PlainRows, Rows
 from tinygpt.tokenizer import Tokenizer
 
@@ -132,6 +132,8 @@ def serve(
 
     engine: what computes (`choose_native`); `say` hears why it is not the fast one.
     """
+    if cors and split_origin(cors) is None:
+        raise UserError(f"--cors {cors} must be an origin, as in https://example.org.")
     listener = bind(host, port, api_key)
     with reading(model):
         rows: Rows = choose_native(model, engine, n_slots, say) or PlainRows(model, n_slots)
