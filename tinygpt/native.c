@@ -28,7 +28,7 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 typedef int mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
-typedef struct { /* ModelConfig; the last five are 0 or 1, feed_forward 0 gelu, 1 gelu_tanh, 2 swiglu */
+typedef struct { /* ModelConfig; feed_forward is 0 gelu, 1 gelu_tanh, 2 swiglu; what stands behind it is 0 or 1 */
     int vocab_size, n_embd, n_heads, n_kv_heads, n_layers, block_size, d_head, d_ff;
     int feed_forward, rotary, rmsnorm, norm_before, qk_norm;
 } Shape;
