@@ -8,11 +8,12 @@
     hf         Hugging Face's Qwen3 and its `generate`
     llama.cpp  through llama-cpp-python, from a GGUF file in f32; one text at a time
 
-All write from <bos> with their caches: tinygpt one text by `stream`, which for the native engine begins with copying
-the weights, and several by `generate_documents` or, native, as rows of one call. The weights are random, and <eos> is
-never the likeliest token, so every text has --tokens tokens. Time to the first token: a prompt that fills the context,
-read by a model that is loaded and answered with one token; reading speed is the same in tokens a second. Before
-anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32 on the CPU.
+All have loaded the model and write from <bos> with their caches: tinygpt one text by `write_on`, its bytes included,
+and several by `generate_documents` or, native, as rows of one call; llama.cpp by `generate`, token ids alone. The
+weights are random, and <eos> is never the likeliest token, so every text has --tokens tokens. Time to the first token:
+a prompt that fills the context, read and answered with one token; reading speed is the same in tokens a second.
+`loading`, native alone: copying the weights, which precedes the first text. Before anything is timed, logits are
+compared with the plain ones. One process, rounds alternate; in fp32 on the CPU.
 """
 
 from __future__ import annotations
@@ -72,17 +73,25 @@ def make_tokenizer(vocab_size: int) -> Any:
     return Tokenizer(itertools.islice(pairs, vocab_size - FIRST_MERGE))
 
 
+def write_text(model: Any, tokenizer: Any, tokens: int, decoder: Any) -> None:
+    """One greedy text from <bos>, as the command writes it."""
+    from tinygpt.inference import Continuation, write_on
+    from tinygpt.tokenizer import BOS
+
+    for _ in write_on(model, Continuation(tokenizer, [BOS], tokens), decoder):
+        pass
+
+
 def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
     """tinygpt's own functions, on PyTorch."""
     from tinygpt.evaluate import generate_documents
-    from tinygpt.inference import Decoder, stream
+    from tinygpt.inference import Decoder
 
     tokenizer = make_tokenizer(model.config.vocab_size)
 
     def write(texts: int, tokens: int) -> int:
         if texts == ALONE:
-            for _ in stream(model, tokenizer, "", tokens, engine="plain"):
-                pass
+            write_text(model, tokenizer, tokens, Decoder(model))
         else:
             generate_documents(model, tokenizer, texts, tokens, batch=texts)
         return texts * tokens
@@ -95,8 +104,8 @@ def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
 
 def native_writer(model: Any, most_texts: int) -> tuple[Writer, FirstToken]:
     """tinygpt's engine in C; BenchmarkError if it is not to be had, or computes otherwise."""
-    from tinygpt.inference import stream
-    from tinygpt.native import NativeModel, NativeUnavailable
+    from tinygpt.inference import window_start
+    from tinygpt.native import NativeDecoder, NativeModel, NativeUnavailable
     from tinygpt.tokenizer import BOS
 
     tokenizer = make_tokenizer(model.config.vocab_size)
@@ -112,8 +121,7 @@ def native_writer(model: Any, most_texts: int) -> tuple[Writer, FirstToken]:
 
     def write(texts: int, tokens: int) -> int:
         if texts == ALONE:
-            for _ in stream(model, tokenizer, "", tokens, engine="native"):
-                pass
+            write_text(model, tokenizer, tokens, NativeDecoder(native, window_start))
         else:
             ids = [BOS] * texts
             for position in range(tokens):
@@ -124,6 +132,15 @@ def native_writer(model: Any, most_texts: int) -> tuple[Writer, FirstToken]:
         logits(prompt[0].tolist()).argmax(-1).item()
 
     return write, first_token
+
+
+def load_native(model: Any) -> float:
+    """Seconds of copying the weights; the library is there."""
+    from tinygpt.native import NativeModel
+
+    began = time.perf_counter()
+    NativeModel(model)
+    return time.perf_counter() - began
 
 
 def compare(model: Any, logits: Callable[[list[int]], Any]) -> None:
@@ -276,6 +293,8 @@ def main(arguments: list[str] | None = None) -> None:
         results, errors = alternate(runs, args.repeats, say)
         settings = {"shape": asdict(config.model), "tokens": tokens, "threads": args.threads, "device": "cpu"}
         found = summarise(results, prompt.shape[1])
+        if "native" in results:
+            found += figures("loading", "ms", {"native": [1e3 * load_native(model) for _ in range(args.repeats)]})
         report(record("generation", settings, found, errors), args.history)
 
 
