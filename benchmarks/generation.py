@@ -8,12 +8,12 @@
     hf         Hugging Face's Qwen3 and its `generate`
     llama.cpp  through llama-cpp-python, from a GGUF file in f32; one text at a time
 
-All write from <bos> with their caches: tinygpt one text by `stream`, which for the native engine begins with copying
-the weights, and several by `generate_documents`. The weights are random, and <eos> is
+All have loaded the model and write from <bos> with their caches: tinygpt one text by `write_on`, its bytes included,
+and several by `generate_documents`; llama.cpp by `generate`, token ids alone. The weights are random, and <eos> is
 never the likeliest token, so every text has --tokens tokens. Time to the first token: a prompt that fills the context,
-read by a model that is loaded and answered with one token; reading speed is the same in tokens a second. Before
-anything is timed, logits are compared with the plain ones. One process, rounds alternate; in fp32. The floor is what
-one text could reach if a token cost no more than reading the weights once.
+read and answered with one token; reading speed is the same in tokens a second. `loading`, native alone: copying the
+weights, which precedes the first text. Before anything is timed, logits are compared with the plain ones. One process,
+rounds alternate; in fp32. The floor is what one text could reach if a token cost no more than reading the weights once.
 """
 
 from __future__ import annotations
@@ -86,17 +86,25 @@ def floor(model: Any, _: int) -> float:
     return 1 / min(times)
 
 
+def write_text(model: Any, tokenizer: Any, tokens: int, decoder: Any) -> None:
+    """One greedy text from <bos>, as the command writes it."""
+    from tinygpt.inference import Continuation, write_on
+    from tinygpt.tokenizer import BOS
+
+    for _ in write_on(model, Continuation(tokenizer, [BOS], tokens), decoder):
+        pass
+
+
 def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
     """tinygpt's own functions, on PyTorch."""
     from tinygpt.evaluate import generate_documents
-    from tinygpt.inference import Decoder, stream
+    from tinygpt.inference import Decoder
 
     tokenizer = make_tokenizer(model.config.vocab_size)
 
     def write(texts: int, tokens: int) -> int:
         if texts == ALONE:
-            for _ in stream(model, tokenizer, "", tokens, engine="plain"):
-                pass
+            write_text(model, tokenizer, tokens, Decoder(model))
         else:
             generate_documents(model, tokenizer, texts, tokens, batch=texts, engine="plain")
         return texts * tokens
@@ -110,8 +118,8 @@ def plain_writer(model: Any) -> tuple[Writer, FirstToken]:
 def native_writer(model: Any) -> tuple[Writer, FirstToken]:
     """tinygpt's engine in C; BenchmarkError if it is not to be had, or computes otherwise."""
     from tinygpt.evaluate import generate_documents
-    from tinygpt.inference import stream
-    from tinygpt.native import NativeModel, NativeUnavailable
+    from tinygpt.inference import window_start
+    from tinygpt.native import NativeDecoder, NativeModel, NativeUnavailable
 
     tokenizer = make_tokenizer(model.config.vocab_size)
     try:
@@ -126,8 +134,7 @@ def native_writer(model: Any) -> tuple[Writer, FirstToken]:
 
     def write(texts: int, tokens: int) -> int:
         if texts == ALONE:
-            for _ in stream(model, tokenizer, "", tokens, engine="native"):
-                pass
+            write_text(model, tokenizer, tokens, NativeDecoder(native, window_start))
         else:
             generate_documents(model, tokenizer, texts, tokens, batch=texts, engine="native")
         return texts * tokens
@@ -136,6 +143,15 @@ def native_writer(model: Any) -> tuple[Writer, FirstToken]:
         logits(prompt[0].tolist()).argmax(-1).item()
 
     return write, first_token
+
+
+def load_native(model: Any) -> float:
+    """Seconds of copying the weights; the library is there."""
+    from tinygpt.native import NativeModel
+
+    began = time.perf_counter()
+    NativeModel(model)
+    return time.perf_counter() - began
 
 
 def compare(model: Any, logits: Callable[[list[int]], Any]) -> None:
@@ -292,6 +308,8 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"shape": asdict(config.model), "tokens": tokens, "threads": args.threads, "device": args.device}
         read_once = figures("floor: weights read once", "tokens/s", {"one text": [floor(model, i) for i in range(3)]})
         found = summarise(results, prompt.shape[1]) + read_once
+        if "native" in results:
+            found += figures("loading", "ms", {"native": [1e3 * load_native(model) for _ in range(args.repeats)]})
         report(record("generation", settings, found, errors), args.history)
 
 

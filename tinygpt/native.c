@@ -28,7 +28,7 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 typedef int mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
-typedef struct { /* ModelConfig; the last five are 0 or 1, feed_forward 0 gelu, 1 gelu_tanh, 2 swiglu */
+typedef struct { /* ModelConfig; feed_forward is 0 gelu, 1 gelu_tanh, 2 swiglu; what stands behind it is 0 or 1 */
     int vocab_size, n_embd, n_heads, n_kv_heads, n_layers, block_size, d_head, d_ff;
     int feed_forward, rotary, rmsnorm, norm_before, qk_norm;
 } Shape;
@@ -246,15 +246,16 @@ static int widest(const Shape *s)
     return a > b ? a : b;
 }
 
-/* Keys and values of one slot in one layer: keys [G][K][S], values [G][S][K], S and K rounded up to 16. */
-static long keys_size(const Shape *s) { return (long)s->n_kv_heads * s->d_head * up_to(s->block_size, 16); }
+/* Keys and values of one slot in one layer: the keys of a head are a matrix in panels, with a column for every position,
+   so that scores are a product like all others; values are [G][S][K], K rounded up to 16. */
+static long keys_size(const Shape *s) { return (long)s->n_kv_heads * s->d_head * up_to(s->block_size, PANEL); }
 static long values_size(const Shape *s) { return (long)s->n_kv_heads * s->block_size * up_to(s->d_head, 16); }
 
 /* Floats of scratch memory that `forward` needs. */
 long scratch_size(const Shape *s)
 {
     return CHUNK * (2L * up_to(s->n_embd, PANEL) + widest(s) + s->n_heads * s->d_head)
-         + up_to(s->block_size, 16) + up_to(s->d_head, 16) + 16;
+         + up_to(s->block_size, PANEL) + up_to(s->d_head, 16);
 }
 
 /* Numbers of keys and of values that the cache holds for n slots. */
@@ -267,13 +268,13 @@ long cache_size(const Shape *s, int n_slots, int of_values)
 static void look(const Shape *s, int position, float *q, const float *keys, const float *values, float *scores,
                  float *mixed, float *heads)
 {
-    const int K = s->d_head, S = up_to(s->block_size, 16), KV = up_to(K, 16), sharing = s->n_heads / s->n_kv_heads;
+    const int K = s->d_head, S = up_to(s->block_size, PANEL), KV = up_to(K, 16), sharing = s->n_heads / s->n_kv_heads;
     const float scale = 1 / sqrtf((float)K);
     for (int i = 0; i < s->n_heads * K; i++)
         q[i] *= scale;
     for (int h = 0; h < s->n_heads; h++) {
         const float *k = keys + (long)(h / sharing) * K * S, *v = values + (long)(h / sharing) * s->block_size * KV;
-        product(1, q + h * K, 0, k, S, K, position + 1, 0, scores, 0);
+        linear(1, q + h * K, 0, K, position + 1, k, 0, scores, 0);
         softmax(position + 1, scores);
         product(1, scores, 0, v, KV, position + 1, K, 0, mixed, 0);
         memcpy(heads + h * K, mixed, K * sizeof(float));
@@ -284,7 +285,7 @@ static void look(const Shape *s, int position, float *q, const float *keys, cons
 static void store(const Shape *s, int position, float *qkv, const float *q_norm, const float *k_norm,
                   const float *cos, const float *sin, float *keys, float *values)
 {
-    const int H = s->n_heads, G = s->n_kv_heads, K = s->d_head, S = up_to(s->block_size, 16), KV = up_to(K, 16);
+    const int H = s->n_heads, G = s->n_kv_heads, K = s->d_head, S = up_to(s->block_size, PANEL), KV = up_to(K, 16);
     for (int h = 0; h < H + G; h++) {
         float *x = qkv + h * K;
         if (s->qk_norm)
@@ -294,8 +295,9 @@ static void store(const Shape *s, int position, float *qkv, const float *q_norm,
     }
     for (int g = 0; g < G; g++) {
         const float *k = qkv + (H + g) * K, *v = qkv + (H + G + g) * K;
+        float *panel = keys + (long)g * K * S + (long)(position / PANEL) * K * PANEL;
         for (int i = 0; i < K; i++)
-            keys[((long)g * K + i) * S + position] = k[i];
+            panel[i * PANEL + position % PANEL] = k[i];
         memcpy(values + ((long)g * s->block_size + position) * KV, v, K * sizeof(float));
     }
 }
@@ -321,7 +323,7 @@ static const float *layers(const Shape *s, const float *rest, const float *cos, 
     const int C = s->n_embd, H = s->n_heads, K = s->d_head, before = s->norm_before;
     const int step = up_to(C, PANEL), wide = widest(s), qkv = qkv_width(s), up = hidden_width(s);
     float *y = x + CHUNK * step, *hidden = y + CHUNK * step, *heads = hidden + (long)CHUNK * wide;
-    float *scores = heads + (long)CHUNK * H * K, *mixed = scores + up_to(s->block_size, 16);
+    float *scores = heads + (long)CHUNK * H * K, *mixed = scores + up_to(s->block_size, PANEL);
     const float *in = before ? y : x; /* of each of the two parts of a layer */
 
     for (int layer = 0; layer < s->n_layers; layer++) {
