@@ -79,3 +79,34 @@ def test_a_client_that_leaves_in_the_midst_of_its_body_is_no_failure():
     with pytest.raises(ApiError, match="the client left") as error:
         asyncio.run(read_body(Request({"type": "http", "headers": []}, receive)))
     assert error.value.status == 400
+
+
+def test_the_end_of_the_server_is_told_to_who_runs_and_who_waits(byte_tokenizer):
+    """After the grace they got a 500, or a stream that broke off."""
+    import asyncio
+    import time
+
+    import torch
+
+    from tinygpt.inference import Continuation
+    from tinygpt.serve.engine import SHUTTING_DOWN, Closing, Engine
+
+    class Slow:
+        def logits(self, tokens, positions, slots, wanted):
+            time.sleep(0.01)
+            return torch.zeros(len(wanted), byte_tokenizer.vocab_size).index_fill(1, torch.tensor([50]), 1.0)
+
+    async def end() -> list[str]:
+        engine = Engine(Slow(), n_slots=1, n_waiting=1)
+        tickets = [engine.submit([Continuation(byte_tokenizer, [5], 10_000)]) for _ in range(2)]
+        while not engine.running:
+            await asyncio.sleep(0.01)
+        engine.stop()
+        engine.stop()
+        last = [[event async for event in ticket][-1].failure for ticket in tickets]
+        engine.close()
+        with pytest.raises(Closing):
+            engine.submit([Continuation(byte_tokenizer, [5], 1)])
+        return last
+
+    assert asyncio.run(asyncio.wait_for(end(), 60)) == [SHUTTING_DOWN] * 2

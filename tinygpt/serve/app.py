@@ -24,7 +24,7 @@ from tinygpt.display import safe_text
 from tinygpt.errors import UserError, did_you_mean
 from tinygpt.inference import Continuation, encode_prompt
 from tinygpt.serve import protocol
-from tinygpt.serve.engine import Closing, Engine, Full, Ticket
+from tinygpt.serve.engine import SHUTTING_DOWN, Closing, Engine, Full, Ticket
 from tinygpt.serve.protocol import ApiError, Asked, AskedT, ChatAsked, Choice, CompletionAsked, Completions
 from tinygpt.tokenizer import Tokenizer
 
@@ -135,6 +135,8 @@ class Answer(Response):
         async for event in self.ticket:
             if event.failure:
                 self.failed = True
+                if event.failure == SHUTTING_DOWN:
+                    raise ApiError(503, f"{SHUTTING_DOWN}.")
                 raise ApiError(500, f"{event.failure}; the server's log says more.")
             self.tokens[event.choice] = event.tokens
             yield event.choice, Choice(event.piece, event.chances, event.finished or None)
@@ -234,6 +236,9 @@ class Guard:
                 await self.app(scope, receive, noting)
         except ApiError as error:
             await refusal(error, close=scope["method"] == "POST")(scope, receive, noting)
+        except asyncio.CancelledError:  # the grace is over, and the body has not come or the answer was not read
+            if not status:
+                await refusal(ApiError(503, f"{SHUTTING_DOWN}."), close=True)(scope, receive, noting)
         finally:
             if 400 <= status < 500 or status == 503:
                 self.served.outcomes["refused"] += 1
@@ -358,7 +363,7 @@ def make_app(served: Served) -> Guard:
             raise ApiError(429, "as many texts run and wait as may; try again in a second.", None,
                            "rate_limit_exceeded") from None  # fmt: skip
         except Closing:
-            raise ApiError(503, "the server is shutting down.") from None
+            raise ApiError(503, f"{SHUTTING_DOWN}.") from None
 
     @app.post("/v1/completions", **described(CompletionAsked))
     async def completions(request: Request) -> Response:
@@ -402,7 +407,7 @@ def make_app(served: Served) -> Guard:
     async def health() -> Response:
         """Whether requests are taken."""
         if served.engine.closing:
-            raise ApiError(503, "the server is shutting down.")
+            raise ApiError(503, f"{SHUTTING_DOWN}.")
         return json_response({"status": "ok"})
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=ERRORS)

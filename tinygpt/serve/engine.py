@@ -26,6 +26,7 @@ from tinygpt.model import KVCache, TinyGPT
 from tinygpt.sampling import log_probabilities
 
 MOST_UNREAD = 4096  # pieces that wait for one client before it is dropped, far below 1 MiB of text
+SHUTTING_DOWN = "the server is shutting down"  # a failure that is none of the model
 LOGGER = logging.getLogger("tinygpt.serve")
 
 
@@ -160,11 +161,15 @@ class Engine:
         with self.changed:
             self.changed.notify()
 
-    def close(self) -> None:
-        """Take nothing more, write nothing more; returns when the thread has ended."""
+    def stop(self) -> None:
+        """Take nothing more, write nothing more; every text that is not finished is told."""
         with self.changed:
             self.closing = True
             self.changed.notify()
+
+    def close(self) -> None:
+        """`stop`; returns when the thread has ended."""
+        self.stop()
         self.thread.join()
 
     def run(self) -> None:
@@ -175,7 +180,7 @@ class Engine:
                 while not (self.waiting or self.running or self.closing):
                     self.changed.wait()
                 if self.closing:
-                    return
+                    break
                 joining = self.waiting.popleft() if self.waiting and self.free else None
                 if joining is not None:
                     joining.slot = self.free.pop()
@@ -186,6 +191,9 @@ class Engine:
                 LOGGER.exception("a step of the engine failed")
                 events = [(job, Written(job.index, "", "", 0, failure="the model failed")) for job in self.running]
             self.deliver(events)
+        left = [*self.running, *self.waiting]
+        self.running, self.waiting = left, deque()
+        self.deliver([(job, Written(job.index, "", "", 0, failure=SHUTTING_DOWN)) for job in list(left)])
 
     def step(self, joining: Job | None) -> list[tuple[Job, Written]]:
         """One token for every running text."""
@@ -228,7 +236,8 @@ class Engine:
                 if event.finished or event.failure:
                     self.leave(job)
         for ticket, told in by_ticket.items():
-            ticket.loop.call_soon_threadsafe(ticket.tell, told)
+            if not ticket.loop.is_closed():
+                ticket.loop.call_soon_threadsafe(ticket.tell, told)
 
     def drop_cancelled(self) -> None:
         """Forget the texts of clients that have left."""
