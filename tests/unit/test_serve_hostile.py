@@ -110,3 +110,35 @@ def test_the_end_of_the_server_is_told_to_who_runs_and_who_waits(byte_tokenizer)
         return last
 
     assert asyncio.run(asyncio.wait_for(end(), 60)) == [SHUTTING_DOWN] * 2
+
+
+def test_a_key_beyond_ascii_opens():
+    """Its bytes were taken for Latin-1 and encoded once more."""
+    from tinygpt.serve.app import Guard, Served
+
+    guard = Guard(None, Served("tiny", None, 16, None, api_key="clé à moi"))
+    for sent, good in (("clé à moi", True), ("clé à mo", False), ("cle a moi", False), ("", False)):
+        header = f"Bearer {sent}".encode().decode("latin-1")  # as headers_of gives it
+        headers = {"host": "localhost", "authorization": header}
+        scope = {"method": "GET", "path": "/v1/models", "headers": []}
+        if good:
+            guard.check(scope, headers, keyless=False)
+        else:
+            with pytest.raises(ApiError, match="API key is missing or wrong"):
+                guard.check(scope, headers, keyless=False)
+
+
+def test_a_slash_too_many_is_404(byte_tokenizer):
+    """It was a redirect, to whatever name the client had called the server by."""
+    import asyncio
+
+    import httpx
+
+    from tinygpt.serve.app import Served, make_app
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(make_app(Served("tiny", byte_tokenizer, 16, None)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get("/v1/models/")).status_code
+
+    assert asyncio.run(ask()) == 404

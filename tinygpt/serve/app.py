@@ -265,7 +265,10 @@ class Guard:
         key = self.served.api_key
         if key and not keyless and scope["path"].startswith("/v1"):
             scheme, _, word = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(word.strip().encode(), key.encode()):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(
+                word.strip(" \t").encode("latin-1"),
+                key.encode(errors="surrogateescape"),  # the bytes that were sent
+            ):
                 raise ApiError(401, "the API key is missing or wrong: send 'Authorization: Bearer KEY'.", None,
                                "invalid_api_key")  # fmt: skip
         if (
@@ -325,7 +328,7 @@ async def read_body(request: Request) -> bytes:
 def make_app(served: Served) -> Guard:
     """The ASGI application that serves one model."""
     app = FastAPI(
-        title="tinygpt", version=tinygpt.__version__, docs_url=None, redoc_url=None,
+        title="tinygpt", version=tinygpt.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         description="OpenAI's API for one tiny language model.",
     )  # fmt: skip
 
