@@ -142,3 +142,28 @@ def test_a_slash_too_many_is_404(byte_tokenizer):
             return (await client.get("/v1/models/")).status_code
 
     assert asyncio.run(ask()) == 404
+
+
+def test_a_prompt_that_cannot_fit_is_not_cut_and_others_are_cut_off_the_event_loop(byte_tokenizer):
+    """1 MiB of text was cut on the event loop, and nobody else was answered meanwhile."""
+    import asyncio
+    import threading
+
+    from tinygpt.serve.app import Served, encode_all
+
+    where = []
+
+    class Watched:
+        n_bytes, vocab_size = byte_tokenizer.n_bytes, byte_tokenizer.vocab_size
+
+        def encode(self, text):
+            where.append(threading.current_thread())
+            return byte_tokenizer.encode(text)
+
+    served = Served("tiny", Watched(), 16, None)
+    assert asyncio.run(encode_all(served, ["a" * 16, [3]], "prompt")) == [byte_tokenizer.encode("a" * 16), [3]]
+    assert where and where[0] is not threading.main_thread()
+    where.clear()
+    with pytest.raises(ApiError, match="17 characters of prompt do not fit") as error:
+        asyncio.run(encode_all(served, ["a", "a" * 17], "messages"))
+    assert (error.value.code, error.value.param, where) == ("context_length_exceeded", "messages", [])

@@ -83,6 +83,17 @@ def to_texts(
     return texts
 
 
+async def encode_all(served: Served, prompts: Sequence[str | list[int]], param: str) -> list[list[int]]:
+    """Ids of the prompts, cut off the event loop. ApiError for a text that is too long whatever its tokens are."""
+    for prompt in prompts:
+        if isinstance(prompt, str) and len(prompt) > served.block_size * int(served.tokenizer.n_bytes().max()):
+            raise ApiError(
+                400, f"{len(prompt):,} characters of prompt do not fit into the context of {served.block_size} tokens; "
+                "shorten them.", param, "context_length_exceeded",
+            )  # fmt: skip
+    return await asyncio.to_thread(lambda: [encode(served.tokenizer, prompt, param) for prompt in prompts])
+
+
 def encode(tokenizer: Tokenizer, prompt: str | list[int], param: str) -> list[int]:
     """Ids of a prompt; of text no special ones. ApiError for ids that there are not and text that is no Unicode."""
     if isinstance(prompt, str):
@@ -243,7 +254,7 @@ class Guard:
             if 400 <= status < 500 or status == 503:
                 self.served.outcomes["refused"] += 1
             seconds = time.perf_counter() - began
-            path = safe_text(scope["path"][:200]).replace("\n", "\\n")
+            path = safe_text(scope["path"][:200], lines=False)
             LOGGER.info("%s %s %s %.0f ms", scope["method"], path, status or "left", 1e3 * seconds)
 
     def check(self, scope: Scope, headers: dict[str, str], keyless: bool) -> None:
@@ -372,7 +383,7 @@ def make_app(served: Served) -> Guard:
     async def completions(request: Request) -> Response:
         """Continue one or several prompts."""
         asked = await read(CompletionAsked, request)
-        prompts = [encode(served.tokenizer, prompt, "prompt") for prompt in asked.prompts()]
+        prompts = await encode_all(served, asked.prompts(), "prompt")
         texts = to_texts(asked, prompts, asked.max_tokens, asked.logprobs, served)
         ticket = submit(texts, asked.logprobs if asked.echo else None)
         told = [served.tokenizer.decode(ids) for ids in prompts for _ in range(asked.n or 1)]
@@ -387,7 +398,7 @@ def make_app(served: Served) -> Guard:
             raise ApiError(400, "top_logprobs needs logprobs: true.", "top_logprobs")
         wanted = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-        prompt = encode(served.tokenizer, asked.text(), "messages")
+        (prompt,) = await encode_all(served, [asked.text()], "messages")
         texts = to_texts(asked, [prompt], wanted, logprobs, served)
         return Answer(served, submit(texts), protocol.Chat(served.name), len(prompt), asked)
 
