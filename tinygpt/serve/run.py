@@ -49,6 +49,7 @@ class Deadlines(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that pause_writing tells of the last bytes of an answer too
         self.start("headers", HEADERS_S)
 
     def data_received(self, data: bytes) -> None:
