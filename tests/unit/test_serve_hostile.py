@@ -79,3 +79,91 @@ def test_a_client_that_leaves_in_the_midst_of_its_body_is_no_failure():
     with pytest.raises(ApiError, match="the client left") as error:
         asyncio.run(read_body(Request({"type": "http", "headers": []}, receive)))
     assert error.value.status == 400
+
+
+def test_the_end_of_the_server_is_told_to_who_runs_and_who_waits(byte_tokenizer):
+    """After the grace they got a 500, or a stream that broke off."""
+    import asyncio
+    import time
+
+    import torch
+
+    from tinygpt.inference import Continuation
+    from tinygpt.serve.engine import SHUTTING_DOWN, Closing, Engine
+
+    class Slow:
+        def logits(self, tokens, positions, slots, wanted):
+            time.sleep(0.01)
+            return torch.zeros(len(wanted), byte_tokenizer.vocab_size).index_fill(1, torch.tensor([50]), 1.0)
+
+    async def end() -> list[str]:
+        engine = Engine(Slow(), n_slots=1, n_waiting=1)
+        tickets = [engine.submit([Continuation(byte_tokenizer, [5], 10_000)]) for _ in range(2)]
+        while not engine.running:
+            await asyncio.sleep(0.01)
+        engine.stop()
+        engine.stop()
+        last = [[event async for event in ticket][-1].failure for ticket in tickets]
+        engine.close()
+        with pytest.raises(Closing):
+            engine.submit([Continuation(byte_tokenizer, [5], 1)])
+        return last
+
+    assert asyncio.run(asyncio.wait_for(end(), 60)) == [SHUTTING_DOWN] * 2
+
+
+def test_a_key_beyond_ascii_opens():
+    """Its bytes were taken for Latin-1 and encoded once more."""
+    from tinygpt.serve.app import Guard, Served
+
+    guard = Guard(None, Served("tiny", None, 16, None, api_key="clé à moi"))
+    for sent, good in (("clé à moi", True), ("clé à mo", False), ("cle a moi", False), ("", False)):
+        header = f"Bearer {sent}".encode().decode("latin-1")  # as headers_of gives it
+        headers = {"host": "localhost", "authorization": header}
+        scope = {"method": "GET", "path": "/v1/models", "headers": []}
+        if good:
+            guard.check(scope, headers, keyless=False)
+        else:
+            with pytest.raises(ApiError, match="API key is missing or wrong"):
+                guard.check(scope, headers, keyless=False)
+
+
+def test_a_slash_too_many_is_404(byte_tokenizer):
+    """It was a redirect, to whatever name the client had called the server by."""
+    import asyncio
+
+    import httpx
+
+    from tinygpt.serve.app import Served, make_app
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(make_app(Served("tiny", byte_tokenizer, 16, None)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get("/v1/models/")).status_code
+
+    assert asyncio.run(ask()) == 404
+
+
+def test_a_prompt_that_cannot_fit_is_not_cut_and_others_are_cut_off_the_event_loop(byte_tokenizer):
+    """1 MiB of text was cut on the event loop, and nobody else was answered meanwhile."""
+    import asyncio
+    import threading
+
+    from tinygpt.serve.app import Served, encode_all
+
+    where = []
+
+    class Watched:
+        n_bytes, vocab_size = byte_tokenizer.n_bytes, byte_tokenizer.vocab_size
+
+        def encode(self, text):
+            where.append(threading.current_thread())
+            return byte_tokenizer.encode(text)
+
+    served = Served("tiny", Watched(), 16, None)
+    assert asyncio.run(encode_all(served, ["a" * 16, [3]], "prompt")) == [byte_tokenizer.encode("a" * 16), [3]]
+    assert where and where[0] is not threading.main_thread()
+    where.clear()
+    with pytest.raises(ApiError, match="17 characters of prompt do not fit") as error:
+        asyncio.run(encode_all(served, ["a", "a" * 17], "messages"))
+    assert (error.value.code, error.value.param, where) == ("context_length_exceeded", "messages", [])

@@ -24,7 +24,7 @@ from tinygpt.display import safe_text
 from tinygpt.errors import UserError, did_you_mean
 from tinygpt.inference import Continuation, encode_prompt
 from tinygpt.serve import protocol
-from tinygpt.serve.engine import Closing, Engine, Full, Ticket
+from tinygpt.serve.engine import SHUTTING_DOWN, Closing, Engine, Full, Ticket
 from tinygpt.serve.protocol import ApiError, Asked, AskedT, ChatAsked, Choice, CompletionAsked, Completions
 from tinygpt.tokenizer import Tokenizer
 
@@ -83,6 +83,17 @@ def to_texts(
     return texts
 
 
+async def encode_all(served: Served, prompts: Sequence[str | list[int]], param: str) -> list[list[int]]:
+    """Ids of the prompts, cut off the event loop. ApiError for a text that is too long whatever its tokens are."""
+    for prompt in prompts:
+        if isinstance(prompt, str) and len(prompt) > served.block_size * int(served.tokenizer.n_bytes().max()):
+            raise ApiError(
+                400, f"{len(prompt):,} characters of prompt do not fit into the context of {served.block_size} tokens; "
+                "shorten them.", param, "context_length_exceeded",
+            )  # fmt: skip
+    return await asyncio.to_thread(lambda: [encode(served.tokenizer, prompt, param) for prompt in prompts])
+
+
 def encode(tokenizer: Tokenizer, prompt: str | list[int], param: str) -> list[int]:
     """Ids of a prompt; of text no special ones. ApiError for ids that there are not and text that is no Unicode."""
     if isinstance(prompt, str):
@@ -135,6 +146,8 @@ class Answer(Response):
         async for event in self.ticket:
             if event.failure:
                 self.failed = True
+                if event.failure == SHUTTING_DOWN:
+                    raise ApiError(503, f"{SHUTTING_DOWN}.")
                 raise ApiError(500, f"{event.failure}; the server's log says more.")
             self.tokens[event.choice] = event.tokens
             yield event.choice, Choice(event.piece, event.chances, event.finished or None)
@@ -234,8 +247,9 @@ class Guard:
                 await self.app(scope, receive, noting)
         except ApiError as error:
             await refusal(error, close=scope["method"] == "POST")(scope, receive, noting)
-        except asyncio.CancelledError:  # the grace is over; the connection is closed with the answer unfinished
-            pass
+        except asyncio.CancelledError:  # the grace is over, and the body has not come or the answer was not read
+            if not status:
+                await refusal(ApiError(503, f"{SHUTTING_DOWN}."), close=True)(scope, receive, noting)
         except Exception:
             LOGGER.exception("an answer failed")
             if not status:
@@ -244,7 +258,7 @@ class Guard:
             if 400 <= status < 500 or status == 503:
                 self.served.outcomes["refused"] += 1
             seconds = time.perf_counter() - began
-            path = safe_text(scope["path"][:200]).replace("\n", "\\n")
+            path = safe_text(scope["path"][:200], lines=False)
             LOGGER.info("%s %s %s %.0f ms", scope["method"], path, status or "left", 1e3 * seconds)
 
     def check(self, scope: Scope, headers: dict[str, str], keyless: bool) -> None:
@@ -266,7 +280,10 @@ class Guard:
         key = self.served.api_key
         if key and not keyless and scope["path"].startswith("/v1"):
             scheme, _, word = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(word.strip().encode("latin-1"), key.encode()):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(
+                word.strip(" \t").encode("latin-1"),
+                key.encode(errors="surrogateescape"),  # the bytes that were sent
+            ):
                 raise ApiError(401, "the API key is missing or wrong: send 'Authorization: Bearer KEY'.", None,
                                "invalid_api_key")  # fmt: skip
         if (
@@ -326,7 +343,7 @@ async def read_body(request: Request) -> bytes:
 def make_app(served: Served) -> Guard:
     """The ASGI application that serves one model."""
     app = FastAPI(
-        title="tinygpt", version=tinygpt.__version__, docs_url=None, redoc_url=None,
+        title="tinygpt", version=tinygpt.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         description="OpenAI's API for one tiny language model.",
     )  # fmt: skip
 
@@ -364,13 +381,13 @@ def make_app(served: Served) -> Guard:
             raise ApiError(429, "as many texts run and wait as may; try again in a second.", None,
                            "rate_limit_exceeded") from None  # fmt: skip
         except Closing:
-            raise ApiError(503, "the server is shutting down.") from None
+            raise ApiError(503, f"{SHUTTING_DOWN}.") from None
 
     @app.post("/v1/completions", **described(CompletionAsked))
     async def completions(request: Request) -> Response:
         """Continue one or several prompts."""
         asked = await read(CompletionAsked, request)
-        prompts = [encode(served.tokenizer, prompt, "prompt") for prompt in asked.prompts()]
+        prompts = await encode_all(served, asked.prompts(), "prompt")
         texts = to_texts(asked, prompts, asked.max_tokens, asked.logprobs, served)
         ticket = submit(texts, asked.logprobs if asked.echo else None)
         told = [served.tokenizer.decode(ids) for ids in prompts for _ in range(asked.n or 1)]
@@ -385,7 +402,7 @@ def make_app(served: Served) -> Guard:
             raise ApiError(400, "top_logprobs needs logprobs: true.", "top_logprobs")
         wanted = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-        prompt = encode(served.tokenizer, asked.text(), "messages")
+        (prompt,) = await encode_all(served, [asked.text()], "messages")
         texts = to_texts(asked, [prompt], wanted, logprobs, served)
         return Answer(served, submit(texts), protocol.Chat(served.name), len(prompt), asked)
 
@@ -408,7 +425,7 @@ def make_app(served: Served) -> Guard:
     async def health() -> Response:
         """Whether requests are taken."""
         if served.engine.closing:
-            raise ApiError(503, "the server is shutting down.")
+            raise ApiError(503, f"{SHUTTING_DOWN}.")
         return json_response({"status": "ok"})
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=ERRORS)

@@ -27,6 +27,7 @@ from tinygpt.sampling import log_probabilities
 
 MOST_UNREAD = 4096  # pieces that wait for one client before it is dropped, far below 1 MiB of text
 JOINING_ROWS = 256  # of prompts in one step: longer ones wait, so that running texts are not held up for long
+SHUTTING_DOWN = "the server is shutting down"  # a failure that is none of the model
 LOGGER = logging.getLogger("tinygpt.serve")
 
 
@@ -161,11 +162,15 @@ class Engine:
         with self.changed:
             self.changed.notify()
 
-    def close(self) -> None:
-        """Take nothing more, write nothing more; returns when the thread has ended."""
+    def stop(self) -> None:
+        """Take nothing more, write nothing more; every text that is not finished is told."""
         with self.changed:
             self.closing = True
             self.changed.notify()
+
+    def close(self) -> None:
+        """`stop`; returns when the thread has ended."""
+        self.stop()
         self.thread.join()
 
     def run(self) -> None:
@@ -176,7 +181,7 @@ class Engine:
                 while not (self.waiting or self.running or self.closing):
                     self.changed.wait()
                 if self.closing:
-                    return
+                    break
                 joining = self.join()
             try:
                 events = self.step(joining)
@@ -184,6 +189,9 @@ class Engine:
                 LOGGER.exception("a step of the engine failed")
                 events = [(job, Written(job.index, "", "", 0, failure="the model failed")) for job in self.running]
             self.deliver(events)
+        left = [*self.running, *self.waiting]
+        self.running, self.waiting = left, deque()
+        self.deliver([(job, Written(job.index, "", "", 0, failure=SHUTTING_DOWN)) for job in list(left)])
 
     def join(self) -> set[Job]:
         """Give free slots to those who wait longest, as many as JOINING_ROWS of prompts allow, and at least one."""
@@ -240,7 +248,8 @@ class Engine:
                 if event.finished or event.failure:
                     self.leave(job)
         for ticket, told in by_ticket.items():
-            ticket.loop.call_soon_threadsafe(ticket.tell, told)
+            if not ticket.loop.is_closed():
+                ticket.loop.call_soon_threadsafe(ticket.tell, told)
 
     def drop_cancelled(self) -> None:
         """Forget the texts of clients that have left."""

@@ -24,6 +24,7 @@ from tinygpt.serve.engine import Engine, PlainRows, Rows
 from tinygpt.tokenizer import Tokenizer
 
 HEADERS_S, STALLED_S = 10.0, 30.0  # for sending the headers of a request; for reading what is ready
+LAST_WORDS_S = 1  # after the grace, for telling those who wait that it is over
 N_WAITING = 64  # texts that may wait for a slot
 
 
@@ -49,6 +50,7 @@ class Deadlines(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that pause_writing tells of the last bytes of an answer too
         self.start("headers", HEADERS_S)
 
     def data_received(self, data: bytes) -> None:
@@ -77,7 +79,15 @@ class Deadlines(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server that ends without raising the signal once more, and cancels what is left after the grace."""
+    """uvicorn's server that ends without raising the signal once more, and after the grace tells who still waits."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, grace_s: int) -> None:
+        super().__init__(config)
+        self.engine, self.grace_s = engine, grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(self.grace_s, self.engine.stop)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -146,7 +156,7 @@ def serve(
         config = uvicorn.Config(
             make_app(served), http=Deadlines, ws="none", lifespan="off", log_level="critical", access_log=False,
             proxy_headers=False, server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_graceful_shutdown=grace_s,
+            timeout_graceful_shutdown=grace_s + LAST_WORDS_S,
         )  # fmt: skip
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -154,7 +164,7 @@ def serve(
               f"  curl http://{shown}:{address[1]}/v1/completions -H 'Content-Type: application/json' \\\n"
               f"""    -d '{{"model": "{name}", "prompt": "Once", "max_tokens": 50}}'""", flush=True)  # fmt: skip
         try:
-            asyncio.run(run(Server(config), listener, writer))
+            asyncio.run(run(Server(config, writer, grace_s), listener, writer))
         finally:
             writer.close()
 
