@@ -78,9 +78,8 @@ def test_commands(chat):
 
 
 def test_lines_from_a_pipe(trained: Path):
-    said = tinygpt(
-        "chat", trained, "--max-new-tokens", "4", stdin=b"Ana had\n/temp 0\n/nothing\n//5\n\n/retry\n/text\n/quit\nno\n"
-    )
+    lines = b"Ana had\n/temp 0\n/nothing\n//5\n\n/retry\n/text\n/quit\nno\n"
+    said = tinygpt("chat", trained, "--max-new-tokens", "4", "--engine", "plain", stdin=lines)
     assert said.code == 0 and said.err == ""
     assert "(temperature 0)" in said.out and "(there is no command /nothing; /help lists them.)" in said.out
     text = said.out.splitlines()[-1]
@@ -88,7 +87,8 @@ def test_lines_from_a_pipe(trained: Path):
 
 
 def test_bytes_that_are_no_text_and_control_characters_do_no_harm(trained: Path):
-    said = tinygpt("chat", trained, "--max-new-tokens", "2", stdin=b"\xff\xfe Ana\n/no\x1b[2J\n")
+    lines = b"\xff\xfe Ana\n/no\x1b[2J\n"
+    said = tinygpt("chat", trained, "--max-new-tokens", "2", "--engine", "plain", stdin=lines)
     assert said.code == 0 and said.err == "" and "\x1b" not in said.out and "there is no command /no" in said.out
 
 

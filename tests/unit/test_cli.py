@@ -201,7 +201,7 @@ def test_quiet_says_sentences_only(folder: Path, tmp_path: Path):
 
 def test_generate_writes_on_from_the_prompt_and_repeats_itself_by_seed(folder: Path):
     before = tree(folder)
-    short = ("--max-new-tokens", "8")
+    short = ("--max-new-tokens", "8", "--engine", "plain")
     first, again = tinygpt("generate", "a", "Ana had", *short), tinygpt("generate", "a", "Ana had", *short)
     other = tinygpt("generate", "a", "Ana had", *short, "--seed", "1")
     assert (first.code, first.err) == (0, "") and first.out.startswith("Ana had") and len(first.out) > len("Ana had\n")
@@ -244,8 +244,8 @@ def test_generate_from_another_checkpoint_of_the_run(folder: Path):
 
 
 def test_generate_says_when_the_window_slides(folder: Path):
-    fits = tinygpt("generate", "a", "Ana", "--max-new-tokens", "2")
-    slides = tinygpt("generate", "a", "Ana", "--max-new-tokens", "40")
+    fits = tinygpt("generate", "a", "Ana", "--max-new-tokens", "2", "--engine", "plain")
+    slides = tinygpt("generate", "a", "Ana", "--max-new-tokens", "40", "--engine", "plain")
     assert fits.err == "" and "the window slides" in slides.err and slides.err.count("\n") == 1
 
 
