@@ -39,7 +39,7 @@ def row(scale: Scale) -> Row:
 
 def controls(scale: Scale) -> dict[str, bool]:
     """Without the flag a text is written to its end though nobody reads it."""
-    deaf = tried(scale, ["unstreamed"], patch(SLOW, "engine.Ticket.cancel = lambda ticket: None"), 20.0)
+    deaf = tried(scale, ["unstreamed"], patch(SLOW, "engine.Ticket.cancel = lambda ticket: None"), 10.0)
     return {"flag": any("tokens more" in sentence for sentence in deaf.failures)}
 
 

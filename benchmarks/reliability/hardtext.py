@@ -77,6 +77,7 @@ def meanwhile(result: Row, server: Server, draw: random.Random, scale: Scale) ->
             status = server.ask("GET", "/health", over=connection).status
             waits.append((time.perf_counter() - began, status))
             time.sleep(0.005)
+        connection.close()
 
     thread = threading.Thread(target=look)
     thread.start()
