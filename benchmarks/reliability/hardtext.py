@@ -63,7 +63,7 @@ def hard(draw: random.Random, size: int) -> dict[str, str]:
         "^": "^",
         "0": "0",
     }
-    noise = draw.randbytes(size).decode("latin-1").encode()[:size].decode(errors="ignore")
+    noise = draw.randbytes(size).decode("latin-1").encode()[: size * 3 // 4].decode(errors="ignore")
     return {name: unit * (size // len(unit.encode())) for name, unit in units.items()} | {"noise": noise}
 
 
