@@ -39,18 +39,18 @@ def row(scale: Scale) -> Row:
 
 def controls(scale: Scale) -> dict[str, bool]:
     """Without the flag a text is written to its end though nobody reads it."""
-    deaf = tried(scale, ["unstreamed"], patch(SLOW, "engine.Ticket.cancel = lambda ticket: None"))
+    deaf = tried(scale, ["unstreamed"], patch(SLOW, "engine.Ticket.cancel = lambda ticket: None"), 10.0)
     return {"flag": any("tokens more" in sentence for sentence in deaf.failures)}
 
 
-def tried(scale: Scale, windows: list[str], code: str) -> Row:
+def tried(scale: Scale, windows: list[str], code: str, patience_s: float = HANG_S) -> Row:
     """One client after the other leaves, in the windows given."""
     result, draw = Row("R18", "clients that leave"), random.Random(scale.seed)
     random_run(scale.folder, block_size=BLOCK)
     times: list[tuple[float, float]] = []
     with serving(scale.folder, "--parallel", 2, code=code) as server:
         for number, window in enumerate(windows):
-            times.append(leave(result, server, f"{window} (trial {number})", window, draw))
+            times.append(leave(result, server, f"{window} (trial {number})", window, draw, patience_s))
         wanted = len(windows) + 2 * windows.count("queued") + windows.count("prefill")
         left, done = gone(server), server.figure("requests_done_total")
         told = f"{left} requests are counted as left and {done} as done, not {wanted} and {len(windows)}"
@@ -64,7 +64,9 @@ def tried(scale: Scale, windows: list[str], code: str) -> Row:
     return result
 
 
-def leave(result: Row, server: Server, label: str, window: str, draw: random.Random) -> tuple[float, float]:
+def leave(
+    result: Row, server: Server, label: str, window: str, draw: random.Random, patience_s: float
+) -> tuple[float, float]:
     """Seconds until nothing is written any more, and until a new request was answered."""
     written, cancelled = server.figure("tokens_total"), gone(server)
     clients = [server.begin({**LONG, "stream": window == "streamed"})]
@@ -87,9 +89,9 @@ def leave(result: Row, server: Server, label: str, window: str, draw: random.Ran
     began = time.monotonic()
     for client in reversed(clients):  # those that wait leave first
         drop(client, reset=draw.random() < 0.5 and window != "first byte")  # else nobody may have seen the request
-    idle = wait_until(lambda: gone(server) == cancelled + len(clients) and server.idle())
+    idle = wait_until(lambda: gone(server) == cancelled + len(clients) and server.idle(), patience_s)
     quiet_s = time.monotonic() - began
-    result.check(idle is not None, f"{label}: texts are active or wait after {HANG_S:g} s")
+    result.check(idle is not None, f"{label}: texts are active or wait after {patience_s:g} s")
     before = server.figure("tokens_total")
     result.check(before - written < BLOCK // 2, f"{label}: {before - written} tokens more, though nobody reads them")
     began = time.monotonic()

@@ -245,7 +245,7 @@ def mutated(result: Row, server: Server, draw: random.Random, count: int) -> Non
             reply = server.ask("POST", path, body, over=connection)
         except (OSError, ValueError) as error:
             result.check(False, f"mutated body {number}: {error!r} for {body[:300]!r}")
-            connection = server.connect()
+            connection.close()  # which the next request opens again
             continue
         statuses[reply.status] = statuses.get(reply.status, 0) + 1
         good = sound(reply.body, reply.headers) if reply.status == 200 else is_error(reply.body)

@@ -88,7 +88,7 @@ def at_once(
                 status, text = reply.status, reply.text if reply.status == 200 else ""
             except Exception as error:  # whatever it is, it is no outcome
                 status, text = 0, repr(error)
-                connection = server.connect()
+                connection.close()  # which the next request opens again
             with lock:
                 outcomes[status] += 1
                 same = status == 429 or (status == 200 and text == alone[key(path, body)])

@@ -62,14 +62,16 @@ def tried(scale: Scale, code: str, senders: int, readers: int, others: int, pati
     result = Row("R16", "clients that send or read a byte at a time")
     random_run(scale.folder)
     with serving(scale.folder, code=code) as server:
-        unloaded = [first_token(server) for _ in range(10)]
-        wait_until(server.idle)
-        before = server.descriptors()
-        slow = [server.open(BEGINNINGS[i % len(BEGINNINGS)]) for i in range(senders)]
         wanted: list[dict[str, Any]] = []
         for i in range(readers):  # of answers of all sizes some leave a rest to the server that is below any limit
             size = MUCH if i % 8 == 7 else LITTLE | {"max_tokens": 60 + 8 * (i % 24)}
             wanted.append(size | {"stream": i % 16 == 0})
+        alone = [first_token(server) for _ in range(10)]
+        wait_until(server.idle)
+        quick = beside_quick(server, wanted, others) if scale.full else alone
+        wait_until(server.idle)
+        before = server.descriptors()
+        slow = [server.open(BEGINNINGS[i % len(BEGINNINGS)]) for i in range(senders)]
         loaded: list[float] = []
         threads = [threading.Thread(target=normal, args=(server, loaded, scale.pick(2, 5))) for _ in range(others)]
         reading: list[socket.socket] = []
@@ -96,12 +98,17 @@ def tried(scale: Scale, code: str, senders: int, readers: int, others: int, pati
         server.check_sound(result, "slow clients")
         for client in (*slow, *reading):
             client.close()
+    if scale.full:
+        result.lowered = (
+            "the first token is held against that beside quick clients: texts share the machine, whoever reads"
+        )
     if not is_linux():
         result.measured["descriptors"] = "not run: they cannot be counted here"
     if others:
-        told = f"{1e3 * p95(loaded):.0f} ms, {1e3 * p95(unloaded):.0f} ms without slow clients"
+        told = f"{1e3 * p95(loaded):.0f} ms, beside quick clients who ask for the same {1e3 * p95(quick):.0f} ms, "
+        told += f"alone {1e3 * p95(alone):.0f} ms"
         result.measured["first token of the others, 95th percentile"] = told
-        result.check(not scale.full or p95(loaded) < 2 * p95(unloaded), f"first token of the others: {told}")
+        result.check(not scale.full or p95(loaded) < 2 * p95(quick), f"first token of the others: {told}")
     result.measured["the last slow one was gone"] = f"after {seconds:.1f} s with deadlines of {DEADLINE_S:g} s"
     result.check(not scale.full or seconds < LIMIT_S, f"the last slow one was gone after {seconds:.1f} s")
     return result
@@ -124,6 +131,18 @@ def first_token(server: Server) -> float:
         seconds = time.monotonic() - began
         while b"[DONE]" not in data and (piece := client.recv(4096)):
             data += piece
+    return seconds
+
+
+def beside_quick(server: Server, wanted: list[dict[str, Any]], others: int) -> list[float]:
+    """Seconds to the first token for others while clients that read at once ask for the same as the slow ones."""
+    seconds: list[float] = []
+    threads = [threading.Thread(target=server.complete, kwargs=fields) for fields in wanted]
+    threads += [threading.Thread(target=normal, args=(server, seconds, 5)) for _ in range(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return seconds
 
 

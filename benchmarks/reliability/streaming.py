@@ -113,7 +113,8 @@ def stops(result: Row, label: str, tokenizer: Tokenizer, draw: random.Random, co
         ids = tokenizer.encode(text)
         first = draw.randrange(max(1, len(text) - 20))
         stop = [text[first : first + draw.randint(1, 20)]]
-        stop += [draw.choice(source)[:9] for _ in range(draw.randint(0, 3))]
+        others = [draw.choice(source)[:9] for _ in range(draw.randint(0, 3))]
+        stop += [word for word in others if word not in text]  # of two that overlap the one that ends first counts
         pieces, ended = written(tokenizer, ids, stop)
         place = min(place for place in map(text.find, stop) if place >= 0)
         told = f"{label}: {text!r} with stop {stop}: {pieces}"
