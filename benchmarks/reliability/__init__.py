@@ -16,7 +16,6 @@ ROWS = {  # what is tried here, by its number in the list of promises -> module
     "R23": "tokenizing", "R24": "determinism", "R27": "hostile", "R29": "logs", "GPU": "gpu",
 }  # fmt: skip
 ELSEWHERE = {
-    "R19": "not run in full yet; the short form, 10 requests at grace 30 and 0, is in `make test`",
     "R25": "not here: 1, 2 and 4 gloo ranks are compared in tests/exactness/test_distributed.py",
     "R26": "not here: ranks are killed and stopped in tests/exactness/test_distributed.py",
     "R28": "not here: exports are compared and interrupted in tests/unit/test_export.py and tests/reference/",
