@@ -67,7 +67,7 @@ def test_a_client_that_leaves_in_the_midst_of_its_body_is_no_failure():
     """It was a traceback in the log and a 500."""
     import asyncio
 
-    from starlette.requests import Request
+    from fastapi import Request
 
     from tinygpt.serve.app import read_body
 
