@@ -17,6 +17,7 @@ from tinygpt.config import TrainConfig
 from tinygpt.distributed import available_devices, choose_machine
 from tinygpt.errors import UserError
 from tinygpt.folders import is_locked, lock, owner
+from tinygpt.model import TinyGPT
 from tinygpt.runs import Run, open_run, steps_recorded
 
 OPTIONAL = {"pyarrow": "reading .parquet"}
@@ -65,7 +66,9 @@ def examine_run(folder: Path) -> dict[str, Any]:
     result |= {"resume": None, "read": None, "begun": begun(run)}
     for purpose, which in (("resume", "last"), ("read", "best")) if result["begun"] else ():
         try:
-            result[purpose] = checkpoint.load(folder, which, run.digests)[0].name
+            found, _ = checkpoint.load(folder, which, run.digests)
+            checkpoint.load_model(TinyGPT(run.config.model), found.model)  # weights of another shape are refused
+            result[purpose] = found.name
         except UserError as error:
             exit_code = error.exit_code
             if str(error) not in result["problems"]:  # mostly both are refused for one reason

@@ -1,8 +1,10 @@
 """`tinygpt doctor RUN` says what the loader would do, and repairs nothing but what interrupted saves left."""
 
+import json
+
 import pytest
 
-from tinygpt import folders
+from tinygpt import folders, runs
 from tinygpt.doctor import doctor_text, examine_run, repair_run
 from tinygpt.errors import UserError
 from tinygpt.train import set_up, train
@@ -32,6 +34,18 @@ def test_a_wrong_pointer_is_said(run):
     (run / "checkpoints" / "LATEST").write_text("step-00000004\n")
     found = examine_run(run)
     assert found["resume"] == "step-00000012" and "LATEST names step-00000004" in found["problems"][0]
+
+
+def test_weights_of_another_shape_than_the_settings_are_a_problem(run):
+    """As every command refuses it that opens the run."""
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["d_ff"] += 1
+    (run / "config.json").write_text(json.dumps(config))
+    found = examine_run(run)
+    assert (found["resume"], found["read"]) == (None, None) and found["exit_code"] != 0
+    with pytest.raises(UserError) as error:
+        runs.load(str(run))
+    assert error.value.exit_code == found["exit_code"] and str(error.value) in found["problems"]
 
 
 def test_leftovers_are_named_and_removed_and_nothing_else(run):
