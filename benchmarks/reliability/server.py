@@ -252,14 +252,19 @@ def wait_until(true: Callable[[], bool], seconds: float = HANG_S) -> float | Non
 
 def patch(*lines: str) -> str:
     """Code for `serving` that changes the server before it starts."""
-    return "\n".join(["import time", "from tinygpt.serve import app, engine, run", *lines])
+    return "\n".join(
+        ["import time", "from tinygpt import native", "from tinygpt.serve import app, engine, run", *lines]
+    )
 
 
 SLOW = """
-def slowly(self, tokens, positions, slots, wanted, really=engine.PlainRows.logits):
-    time.sleep(0.2 if 0 in positions[1:] or len(tokens) > 64 else 0.01)
-    return really(self, tokens, positions, slots, wanted)
-engine.PlainRows.logits = slowly
+def slowed(really):
+    def slowly(self, tokens, positions, slots, wanted):
+        time.sleep(0.2 if 0 in positions[1:] or len(tokens) > 64 else 0.01)
+        return really(self, tokens, positions, slots, wanted)
+    return slowly
+for rows in (engine.PlainRows, native.NativeModel):
+    rows.logits = slowed(rows.logits)
 """  # a token takes 10 ms, a prompt that joins 200 ms
 
 
