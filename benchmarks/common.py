@@ -237,6 +237,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> list[int]:
+    """Whole numbers above 0 with commas between them."""
+    return [positive(word.strip()) for word in text.split(",")]
+
+
 def say(sentence: str) -> None:
     """What is going on, on standard error: standard output is for the result."""
     print(sentence, file=sys.stderr, flush=True)

@@ -32,6 +32,7 @@ from benchmarks.common import (
     BenchmarkError,
     Figure,
     alternate,
+    counts,
     figures,
     parser,
     plain_errors,
@@ -274,7 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("words", nargs="*", metavar="field=value", help="shape of the model, of --preset modern")
     options.add_argument("--contenders", default=",".join(CONTENDERS), help="default %(default)s")
-    options.add_argument("--batches", default="1,8,64", help="texts at a time (default %(default)s)")
+    options.add_argument("--batches", type=counts, default="1,8,64", help="texts at a time (default %(default)s)")
     options.add_argument("--tokens", type=positive, help="of every text (default: as many as fit, at most 200)")
     options.add_argument("--threads", type=positive, default=1, help="default %(default)s")
     options.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: plain and hf alone")
@@ -285,9 +286,6 @@ def main(arguments: list[str] | None = None) -> None:
         tokens = args.tokens or min(200, most)
         if tokens > most:
             raise BenchmarkError(f"--tokens {tokens} do not fit into the context: at most {most}.")
-        if not all(word.strip().isdecimal() and int(word) > 0 for word in args.batches.split(",")):
-            raise BenchmarkError(f"--batches {args.batches} must be whole numbers above 0 with commas between them.")
-        batches = [int(word) for word in args.batches.split(",")]
         names = args.contenders.split(",") if args.device == "cpu" else ["plain", "hf"]
         if unknown := set(names) - set(CONTENDERS):
             raise BenchmarkError(f"there is no contender {min(unknown)!r}; contenders are {', '.join(CONTENDERS)}.")
@@ -301,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
             "plain": functools.partial(plain_writer, model), "hf": functools.partial(hf_writer, model),
             "llama.cpp": functools.partial(llama_writer, model, args.threads, Path(folder)),
         }  # fmt: skip
-        able = {name: [ALONE] if name == "llama.cpp" else batches for name in names}
+        able = {name: [ALONE] if name == "llama.cpp" else args.batches for name in names}
         runs = {name: functools.partial(measure, functools.cache(makers[name]), able[name], tokens, prompt)
                 for name in names}  # fmt: skip
         results, errors = alternate(runs, args.repeats, say)

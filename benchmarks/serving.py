@@ -1,7 +1,7 @@
 """Serving speed: tokens a second and time to the first token with 1, 8 and 64 clients, beside a Hugging Face loop.
 
     python -m benchmarks.serving
-    python -m benchmarks.serving --clients 1,16 --requests 64 --drift 2000 n_embd=192 n_layers=6
+    python -m benchmarks.serving --clients 1,16 --requests 64 n_embd=192 n_layers=6
 
 A model with the weights of one training step is served by `tinygpt serve` in a process of its own. Clients ask for
 streams of --tokens greedy tokens, each with a prompt of its own, one request after the other. Hugging Face has the
@@ -9,32 +9,27 @@ same weights and writes as many texts in this process by `generate`, one by one 
 clients (hf batch), without HTTP. Rounds alternate; `plain` is the server without its native engine.
 
 time to the first token     from sending the request to the first piece of text, of all requests of all rounds
-drift                       resident memory of the server after --drift requests over that after the first 200 of them
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
-import os
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import contenders
 from benchmarks.common import (
     BenchmarkError,
-    Figure,
     add_timeout,
     alternate,
+    cores,
+    counts,
     figures,
     parser,
     plain_errors,
@@ -44,26 +39,10 @@ from benchmarks.common import (
     say,
 )
 from benchmarks.generation import hf_writer
+from benchmarks.reliability.server import serving
 
 LEAST_REQUESTS = 16
-SETTLED = 200  # requests after which memory is compared
 Round = dict[str, Any]
-
-
-@contextlib.contextmanager
-def serving(run: Path, engine: str, clients: int) -> Iterator[tuple[str, int]]:
-    """A server of a run; its address and process id. The queue holds what does not run."""
-    command = [sys.executable, "-m", "tinygpt", "serve", str(run), "--port", "0", "--engine", engine,
-               "--parallel", str(min(clients, 64))]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            first = process.stdout.readline() if process.stdout else ""
-            found = re.search(r"http://\S+:[0-9]+", first)
-            if not found:
-                raise BenchmarkError(f"the server did not start: {first}")
-            yield found[0], process.pid
-        finally:
-            process.terminate()
 
 
 async def ask_all(url: str, clients: int, requests: int, tokens: int) -> Round:
@@ -97,9 +76,10 @@ async def ask_all(url: str, clients: int, requests: int, tokens: int) -> Round:
 
 def ask_server(run: Path, engine: str, clients: int, requests: int, tokens: int, _: int) -> Round:
     """One round with one server."""
-    with serving(run, engine, clients) as (url, _):
-        asyncio.run(ask_all(url, clients, min(clients, 4), 4))  # warm
-        return asyncio.run(ask_all(url, clients, requests, tokens))
+    options = ("--engine", engine, "--parallel", min(clients, 64))
+    with serving(run.parents[1], *options, name=run.name, more_environment={"OMP_NUM_THREADS": str(cores())}) as server:
+        asyncio.run(ask_all(server.url, clients, min(clients, 4), 4))  # warm
+        return asyncio.run(ask_all(server.url, clients, requests, tokens))
 
 
 def ask_hf(writer: Callable[[], Any], batch: int, requests: int, tokens: int, _: int) -> Round:
@@ -111,33 +91,17 @@ def ask_hf(writer: Callable[[], Any], batch: int, requests: int, tokens: int, _:
     return {"speed": written / (time.perf_counter() - began), "firsts": []}
 
 
-def drift(run: Path, requests: int, tokens: int) -> Figure:
-    """Growth of the server's memory [%] over many requests."""
-
-    def resident(pid: int) -> int:
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
-
-    with serving(run, "auto", 8) as (url, pid):
-        asyncio.run(ask_all(url, 8, SETTLED, tokens))
-        before = resident(pid)
-        asyncio.run(ask_all(url, 8, max(1, requests - SETTLED), tokens))
-        return figures("growth of memory", "%", {f"{requests} requests": [100 * (resident(pid) / before - 1)]})[0]
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = parser(__doc__)
     options.add_argument("words", nargs="*", metavar="field=value", help="shape of the model, of --preset modern")
-    options.add_argument("--clients", default="1,8,64", help="how many at a time (default %(default)s)")
+    options.add_argument("--clients", type=counts, default="1,8,64", help="how many at a time (default %(default)s)")
     options.add_argument("--requests", type=positive, help="of a round (default: twice the clients, at least 16)")
     options.add_argument("--tokens", type=positive, default=100, help="of every request (default %(default)s)")
-    options.add_argument("--drift", type=positive, help="also the growth of memory over so many requests")
     options.add_argument("--no-peers", action="store_true", help="without Hugging Face")
     add_timeout(options)
     args = options.parse_intermixed_args(arguments)
     with plain_errors(), tempfile.TemporaryDirectory() as temporary:
-        if not all(word.strip().isdecimal() and int(word) > 0 for word in args.clients.split(",")):
-            raise BenchmarkError(f"--clients {args.clients} must be whole numbers above 0 with commas between them.")
         import torch
 
         from tinygpt import runs
@@ -149,10 +113,10 @@ def main(arguments: list[str] | None = None) -> None:
         contenders.train_tinygpt(setting, folder / "trained", "modern", ["--steps", "1"], args.words)
         run = contenders.run_folder(folder / "trained")
         model = runs.load(str(run))[1]
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        torch.set_num_threads(cores())
         hf = functools.cache(functools.partial(hf_writer, model))
         found, errors = [], {}
-        for clients in map(int, args.clients.split(",")):
+        for clients in args.clients:
             say(f"{clients} clients:")
             requests = args.requests or max(LEAST_REQUESTS, 2 * clients)
             makers: dict[str, Callable[[int], Round]] = {
@@ -173,8 +137,6 @@ def main(arguments: list[str] | None = None) -> None:
                              {name: [statistics.median(ms)] for name, ms in served.items()})  # fmt: skip
             found += figures(f"{clients} clients, to the first token, 95 %", "ms",
                              {name: [ms[int(0.95 * (len(ms) - 1))]] for name, ms in served.items()})  # fmt: skip
-        if args.drift:
-            found.append(drift(run, args.drift, 20))
         settings = {"words": args.words, "tokens": args.tokens, "parameters": model.parameter_count()}
         report(record("serving", settings, found, errors), args.history)
 

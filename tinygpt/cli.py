@@ -68,6 +68,10 @@ app.add_typer(inspector, name="inspect")
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/ or a path; RUN@last or RUN@STEP picks a checkpoint.")]  # fmt: skip
 MAX_SEED = 2**31 - 1
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+EngineOption = Annotated[
+    str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -138,6 +142,23 @@ def show(value: Any, text: str, as_json: bool) -> None:
     if as_json:  # any console can show ASCII, and an escape that it must make itself would not be JSON
         text = json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower() not in ("utf-8", "utf8"), indent=1)
     print(text)
+
+
+def note(sentence: str) -> None:
+    """Something worth knowing that is no error."""
+    print(f"Note: {sentence}", file=sys.stderr)
+
+
+def load_onto(run: str, device: str) -> tuple[Any, Any, Any]:
+    """A run, its model on a device, and the checkpoint that it came from; what is odd about them is noted."""
+    from tinygpt import runs
+    from tinygpt.config import TrainConfig
+    from tinygpt.distributed import choose_machine
+
+    loaded, model, checkpoint, notices = runs.load(run)
+    for notice in notices:
+        note(notice)
+    return loaded, model.to(choose_machine(TrainConfig(device=device)).device), checkpoint
 
 
 def read_stdin() -> str:
@@ -366,15 +387,12 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this string (may be repeated).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")] = 0,
     num: Annotated[int, typer.Option(help="Number of texts; seeds count up.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
+    device: DeviceOption = "cpu",
+    engine: EngineOption = "auto",
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Let a model write on from a prompt."""
-    from tinygpt import runs
-    from tinygpt.config import TrainConfig
     from tinygpt.display import safe_text
-    from tinygpt.distributed import choose_machine
     from tinygpt.inference import Continuation, check_request, choose_decoder, encode_prompt, write_on
     from tinygpt.sampling import Sampling, parse_bias
 
@@ -387,16 +405,13 @@ def generate(
         temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty,
         parse_bias(logit_bias or ()),
     )  # fmt: skip
-    loaded, model, checkpoint, notices = runs.load(run)
-    model.to(choose_machine(TrainConfig(device=device)).device)
+    loaded, model, checkpoint = load_onto(run, device)
     prompt = read_stdin() if prompt == "-" else prompt
     ids, block_size = encode_prompt(loaded.tokenizer, prompt), model.config.block_size
     if len(ids) + max_new_tokens > block_size:
-        notices = [*notices, f"prompt ({len(ids):,} tokens) and answer go beyond the context of {block_size} tokens: "
-                   "the window slides, and what stands further back is forgotten."]  # fmt: skip
-    decoder = choose_decoder(model, engine, say=notices.append)
-    for notice in notices:
-        print(f"Note: {notice}", file=sys.stderr)
+        note(f"prompt ({len(ids):,} tokens) and answer go beyond the context of {block_size} tokens: "
+             "the window slides, and what stands further back is forgotten.")  # fmt: skip
+    decoder = choose_decoder(model, engine, say=note)
     texts = []
     for i in range(num):
         text = Continuation(
@@ -427,23 +442,17 @@ def chat(
     min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed and lines give the same text.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
+    device: DeviceOption = "cpu",
+    engine: EngineOption = "auto",
 ) -> None:  # fmt: skip
     """Write by turns with a model: it continues what stands there. Lines that begin with / are commands (/help)."""
-    from tinygpt import runs
     from tinygpt.chat import Chat, converse
-    from tinygpt.config import TrainConfig
-    from tinygpt.distributed import choose_machine
     from tinygpt.inference import choose_decoder
     from tinygpt.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    loaded, model, _, notices = runs.load(run)
-    model.to(choose_machine(TrainConfig(device=device)).device)
-    decoder = choose_decoder(model, engine, say=notices.append)
-    for notice in notices:
-        print(f"Note: {notice}", file=sys.stderr)
+    loaded, model, _ = load_onto(run, device)
+    decoder = choose_decoder(model, engine, say=note)
     converse(Chat(model, loaded.tokenizer, sampling, max_new_tokens, seed, decoder), loaded.folder.name)
 
 
@@ -457,23 +466,13 @@ def serve(
     cors: Annotated[str, typer.Option(metavar="ORIGIN", help="Let the pages of this origin use the server.")] = "",
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Texts written at once; more wait.")] = 8,
     grace: Annotated[int, typer.Option(min=0, max=3600, help="Seconds that running answers get after Ctrl-C or SIGTERM.")] = 30,
-    engine: Annotated[str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "cpu",
+    engine: EngineOption = "auto",
+    device: DeviceOption = "cpu",
 ) -> None:  # fmt: skip
     """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
-    from tinygpt import runs
-    from tinygpt.config import TrainConfig
-    from tinygpt.distributed import choose_machine
     from tinygpt.serve.run import serve as listen
 
-    loaded, model, _, notices = runs.load(run)
-    model.to(choose_machine(TrainConfig(device=device)).device)
-
-    def note(sentence: str) -> None:
-        print(f"Note: {sentence}", file=sys.stderr)
-
-    for notice in notices:
-        note(notice)
+    loaded, model, _ = load_onto(run, device)
     listen(
         model, loaded.tokenizer, loaded.folder.name, host=host, port=port, api_key=api_key,
         allowed_hosts=allowed_host or [], cors=cors, n_slots=parallel, grace_s=grace, engine=engine,
@@ -512,7 +511,7 @@ def evaluate(
         print("Scoring, and letting the model write; this can take a minute or two ...", file=sys.stderr)
     result = evaluate_run(run, text, tales, device)
     for notice in result["notices"]:
-        print(f"Note: {notice}", file=sys.stderr)
+        note(notice)
     show(result, eval_text(result), as_json)
 
 

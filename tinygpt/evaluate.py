@@ -178,9 +178,10 @@ def generate_documents(
     """`count` texts written from <bos> to <eos> (or max_new_tokens), many at a time: for scoring, not for reading."""
     settings, generator, texts = Sampling(**sampling), torch.Generator().manual_seed(seed), []
     with reading(model):
+        decoder = choose_decoder(model, engine, texts=min(batch, count))
         for first in range(0, count, batch):
             ids = torch.full((min(batch, count - first), 1), BOS)  # (B, 1)
-            decoder, ended = choose_decoder(model, engine, texts=len(ids)), torch.zeros(len(ids), dtype=torch.bool)
+            ended = torch.zeros(len(ids), dtype=torch.bool)
             while not ended.all() and ids.shape[1] <= max_new_tokens:
                 tokens = draw(decoder.logits(ids), ids, settings, generator, prompt=1)  # (B,)
                 ended |= tokens == EOS

@@ -96,22 +96,18 @@ def choose_shape(
     Only `modern` and `gpt2` bend; `tutorial` stays the tutorial's.
     """
     a_minute, at_most = OFTEN_READ_BYTES
-    often = SMALL_TEXT_BYTES <= text_bytes < min(a_minute * minutes, at_most)
-    if preset == "tutorial" or not (often or text_bytes < SMALL_TEXT_BYTES):
+    small, often = text_bytes < SMALL_TEXT_BYTES, text_bytes < min(a_minute * minutes, at_most)
+    if preset == "tutorial" or not (small or often):
         return {}, []
-    if often:
-        pieces = max(VOCABULARIES.values())
-        why = (
-            f"vocab_size {pieces}: {text_bytes:,} bytes are read often in this time, and rarer pieces learnt by heart."
-        )
-        return ({}, []) if "vocab_size" in given else ({"vocab_size": pieces}, [why])
-    pieces = next(count for limit, count in VOCABULARIES.items() if text_bytes < limit)
+    most = max(VOCABULARIES.values())
+    pieces = next((count for limit, count in VOCABULARIES.items() if text_bytes < limit), most)
     chosen, reasons = {"vocab_size": pieces}, []
-    if not given.keys() & WIDTHS - {"n_layers"}:
+    if small and not given.keys() & WIDTHS - {"n_layers"}:
         chosen = {**SIZES["pico"], "vocab_size": pieces}
         reasons = [f"size pico: {text_bytes:,} bytes of text; a larger model learns them by heart sooner."]
     if "vocab_size" not in given:
-        reasons.append(f"vocab_size {pieces}: in {text_bytes:,} bytes of text rarer pieces are hardly ever seen.")
+        why = "hardly ever seen" if small else "learnt by heart in this time"
+        reasons.append(f"vocab_size {pieces}: in {text_bytes:,} bytes of text rarer pieces are {why}.")
     chosen = {name: value for name, value in chosen.items() if name not in given}
     return (chosen, reasons) if chosen else ({}, [])
 

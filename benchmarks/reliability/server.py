@@ -90,6 +90,7 @@ class Server:
         if not found:
             raise RuntimeError(f"no server: {self.log()[-500:]}")
         self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def log(self) -> str:
         """All that the server has said."""
@@ -176,11 +177,11 @@ def traceback_in(said: str) -> str:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *options: object, code: str = "", more_environment: Mapping[str, str] | None = None
+    folder: Path, *options: object, name: str = NAME, code: str = "", more_environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """`tinygpt serve tiny` on a free port, in `folder`; code: Python that runs in the process before the command."""
+    """`tinygpt serve NAME` on a free port, in `folder`; code: Python that runs in the process before the command."""
     program = ["-c", f"{code}\nfrom tinygpt.cli import main\nmain()"] if code else ["-m", "tinygpt"]
-    words = [sys.executable, *program, "serve", NAME, "--port", "0", *map(str, options)]
+    words = [sys.executable, *program, "serve", name, "--port", "0", *map(str, options)]
     said = folder / f"said-{time.monotonic_ns()}"
     with said.open("wb") as out:
         process = subprocess.Popen(

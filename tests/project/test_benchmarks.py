@@ -5,7 +5,6 @@ No test looks at how long something took; peers are scripts of a few lines.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
@@ -387,12 +386,6 @@ def test_the_history_becomes_a_picture(tmp_path, capsys):
 
 def test_a_served_model_is_asked_by_several_clients(tmp_path, make_trained):
     """The real server: all requests are answered, each with its tokens and a time to the first of them."""
-    run = make_trained(tmp_path / "tale", block_size=64)
-    with serving.serving(run.folder, "plain", 2) as (url, _):
-        asked = asyncio.run(serving.ask_all(url, clients=2, requests=5, tokens=3))
+    run = make_trained(tmp_path / "runs" / "tale", block_size=64)
+    asked = serving.ask_server(run.folder, "plain", 2, 5, 3, 0)
     assert len(asked["firsts"]) == 5 and min(asked["firsts"]) > 0 and asked["speed"] > 0
-
-
-def test_a_server_that_does_not_start_is_one_sentence(tmp_path):
-    with pytest.raises(BenchmarkError, match="did not start"), serving.serving(tmp_path / "none", "plain", 1):
-        pass

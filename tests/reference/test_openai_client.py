@@ -244,7 +244,7 @@ def test_sigterm_lets_what_runs_finish_within_the_grace(folder, grace):
 
 @pytest.fixture(scope="module")
 def application(make_model, byte_tokenizer):
-    engine = Engine(PlainRows(make_model("modern", block_size=16), 4), 4, 64)
+    engine = Engine(PlainRows(make_model("modern", block_size=16)), 4, 64)
     yield make_app(Served("tale", byte_tokenizer, 16, engine, allowed_hosts=["testserver"]))
     engine.close()
 

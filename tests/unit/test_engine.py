@@ -22,7 +22,7 @@ def model(make_model):
 
 @pytest.fixture
 def engine(model):
-    engine = Engine(PlainRows(model, 3), 3, 8)
+    engine = Engine(PlainRows(model), 3, 8)
     yield engine
     engine.close()
 
@@ -63,7 +63,7 @@ def test_the_seed_decides_whatever_the_neighbours(engine, model, byte_tokenizer)
 
 
 def test_plain_rows_give_the_models_logits_in_any_company(model):
-    rows, ids = PlainRows(model, 2), [[5, 6, 7, 8], [9, 10]]
+    rows, ids = PlainRows(model), [[5, 6, 7, 8], [9, 10]]
     with torch.inference_mode():
         expected = [model(torch.tensor([i]))[0] for i in ids]
     first = rows.logits([5, 6, 9, 10], [0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 3])
@@ -98,7 +98,7 @@ def test_nothing_is_written_for_a_request_that_was_cancelled(model, byte_tokeniz
                 assert go.wait(20)
             return super().logits(*args)
 
-    engine = Engine(Held(model, 1), 1, 8)
+    engine = Engine(Held(model), 1, 8)
 
     async def ask():
         running, waiting = (engine.submit([text(byte_tokenizer, length=40)]) for _ in range(2))
@@ -136,7 +136,7 @@ def test_a_step_that_fails_ends_its_texts_and_no_others(model, byte_tokenizer, c
                 raise RuntimeError("no")
             return super().logits(*args)
 
-    engine = Engine(Failing(model, 1), 1, 8)
+    engine = Engine(Failing(model), 1, 8)
 
     async def ask():
         first, second = (engine.submit([text(byte_tokenizer, length=2)]) for _ in range(2))

@@ -22,7 +22,7 @@ BLOCK = 64
 
 @pytest.fixture(scope="module")
 def served(make_model, byte_tokenizer):
-    engine = Engine(PlainRows(make_model("modern", block_size=BLOCK), 2), 2, 32)
+    engine = Engine(PlainRows(make_model("modern", block_size=BLOCK)), 2, 32)
     yield Served("tale", byte_tokenizer, BLOCK, engine)
     engine.close()
 
@@ -140,6 +140,9 @@ def test_logprobs(served):
     assert len(told["tokens"]) == 11 and told["token_logprobs"][0] is None and len(told["top_logprobs"][5]) == 2
     assert told["text_offset"][:3] == [0, 1, 2]
     assert complete(served).json()["choices"][0]["logprobs"] is None
+    pieces = [event["choices"][0]["logprobs"] for event in events(complete(served, logprobs=0, echo=True, stream=True))]
+    streamed = [offset for piece in pieces if piece for offset in piece["text_offset"]]
+    assert streamed == complete(served, logprobs=0, echo=True).json()["choices"][0]["logprobs"]["text_offset"]
     chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "logprobs": True, "top_logprobs": 2}
     content = ask(served, "POST", "/v1/chat/completions", json=chat).json()["choices"][0]["logprobs"]["content"]
     assert len(content) == 3 and len(content[0]["top_logprobs"]) == 2

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +48,11 @@ class Served:
     cors: str = ""  # an origin whose pages may use the server
     created: int = field(default_factory=lambda: int(time.time()))
     outcomes: Counter[str] = field(default_factory=Counter)  # done, cancelled, refused or failed
+
+    @cached_property
+    def most_bytes(self) -> int:
+        """Of the longest prompt: one of more characters cannot fit, whatever its tokens are."""
+        return self.block_size * int(self.tokenizer.n_bytes().max())
 
 
 # --- what is asked, as texts to write --------------------------------------------------------------------------------
@@ -86,7 +92,7 @@ def to_texts(
 async def encode_all(served: Served, prompts: Sequence[str | list[int]], param: str) -> list[list[int]]:
     """Ids of the prompts, cut off the event loop. ApiError for a text that is too long whatever its tokens are."""
     for prompt in prompts:
-        if isinstance(prompt, str) and len(prompt) > served.block_size * int(served.tokenizer.n_bytes().max()):
+        if isinstance(prompt, str) and len(prompt) > served.most_bytes:
             raise ApiError(
                 400, f"{len(prompt):,} characters of prompt do not fit into the context of {served.block_size} tokens; "
                 "shorten them.", param, "context_length_exceeded",

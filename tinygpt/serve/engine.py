@@ -50,8 +50,9 @@ class Rows(Protocol):
 class PlainRows:
     """`NativeModel`'s interface on the plain model, text by text: slower, on any device. A prompt comes in one call."""
 
-    def __init__(self, model: TinyGPT, n_slots: int) -> None:
-        self.model, self.caches = model.eval(), [KVCache(model)] * n_slots
+    def __init__(self, model: TinyGPT) -> None:
+        self.model = model
+        self.caches: dict[int, KVCache] = {}  # by slot, from the first token of its first text on
 
     @torch.inference_mode()
     def logits(

@@ -10,8 +10,9 @@ import json
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -228,7 +229,6 @@ class Choice:
     text: str = ""
     chances: Chances | None = None
     finish_reason: str | None = None
-    tokens: int = 0
 
 
 @dataclass
@@ -241,10 +241,12 @@ class Completions:
     created: int = field(default_factory=lambda: int(time.time()))
     kind: str = "text_completion"
     piece_kind: str = "text_completion"
+    places: Counter[int] = field(default_factory=Counter)  # characters of each choice whose chances were told
 
     def choice(self, index: int, part: Choice) -> dict[str, Any]:
         """A whole choice, or a piece of one: both have one form here."""
-        told = None if part.chances is None else legacy_chances(part.chances)
+        told = None if part.chances is None else legacy_chances(part.chances, self.places[index])
+        self.places[index] += sum(len(entry["token"]) for entry in part.chances or ())
         return {"index": index, "text": part.text, "logprobs": told, "finish_reason": part.finish_reason}
 
     def first(self, index: int) -> list[dict[str, Any]]:
@@ -258,9 +260,9 @@ class Completions:
 
     def whole(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
         """The choices of an answer that is not streamed."""
-        for choice, echo in zip(choices, self.echoes, strict=bool(self.echoes)):
-            choice.text = echo + choice.text
-        return [self.choice(index, choice) for index, choice in enumerate(choices)]
+        echoes = self.echoes or [""] * len(choices)
+        told = [replace(choice, text=echo + choice.text) for echo, choice in zip(echoes, choices, strict=True)]
+        return [self.choice(index, choice) for index, choice in enumerate(told)]
 
     def envelope(self, choices: list[dict[str, Any]], usage: Mapping[str, int] | None, whole: bool) -> dict[str, Any]:
         """The object around choices."""
@@ -310,9 +312,9 @@ def chat_chances(chances: Chances) -> list[dict[str, Any]]:
     return [told(entry) | {"top_logprobs": [told(likely) for likely in entry["top"]]} for entry in chances]
 
 
-def legacy_chances(chances: Chances) -> dict[str, Any]:
-    """Log-probabilities as completions hold them; the first token of a prompt has none. Offsets begin with the text."""
-    offsets, place = [], 0
+def legacy_chances(chances: Chances, place: int = 0) -> dict[str, Any]:
+    """Log-probabilities as completions hold them; the first token of a prompt has none. `place`: of the first token."""
+    offsets = []
     for entry in chances:
         offsets.append(place)
         place += len(entry["token"])

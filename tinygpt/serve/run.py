@@ -146,7 +146,7 @@ def serve(
         raise UserError(f"--cors {cors} must be an origin, as in https://example.org.")
     listener = bind(host, port, api_key)
     with reading(model):
-        rows: Rows = choose_native(model, engine, n_slots, say) or PlainRows(model, n_slots)
+        rows: Rows = choose_native(model, engine, n_slots, say) or PlainRows(model)
         writer = Engine(rows, n_slots, N_WAITING)
         served = Served(name, tokenizer, model.config.block_size, writer, api_key, allowed_hosts, cors)
         handler = logging.StreamHandler(sys.stderr)
@@ -163,10 +163,7 @@ def serve(
         print(f"Serving {name} at http://{shown}:{address[1]}/v1 (Ctrl-C ends it). Try:\n"
               f"  curl http://{shown}:{address[1]}/v1/completions -H 'Content-Type: application/json' \\\n"
               f"""    -d '{{"model": "{name}", "prompt": "Once", "max_tokens": 50}}'""", flush=True)  # fmt: skip
-        try:
-            asyncio.run(run(Server(config, writer, grace_s), listener, writer))
-        finally:
-            writer.close()
+        asyncio.run(run(Server(config, writer, grace_s), listener, writer))
 
 
 async def run(server: Server, listener: socket.socket, engine: Engine) -> None:
