@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import httpx
 import openai
@@ -19,6 +14,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from benchmarks.reliability.server import serving, wait_until
 from tinygpt import runs
 from tinygpt.inference import generate
 from tinygpt.serve.app import Served, make_app
@@ -27,40 +23,22 @@ from tinygpt.serve.engine import Engine, PlainRows
 BLOCK = 512  # long enough that a text is still being written when a client leaves
 
 
-@contextlib.contextmanager
-def serving(folder, *words: str, **variables: str):
-    """`tinygpt serve` on a free port; gives the process and the address."""
-    command = [sys.executable, "-m", "tinygpt", "serve", str(folder), "--port", "0", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **variables}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        said: list[str] = []
-        reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
-        reader.start()
-        try:
-            first = process.stdout.readline()
-            found = re.search(r"http://\S+:[0-9]+", first)
-            assert found, (first, said)
-            yield process, found[0]
-        finally:
-            process.kill()
-            process.wait()
-            reader.join(20)
-            process.stderr_lines = said
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, make_trained):
     """A run whose weights are those at the start; its texts are nonsense, and long."""
-    return make_trained(tmp_path_factory.mktemp("served") / "tale", block_size=BLOCK).folder
+    return make_trained(tmp_path_factory.mktemp("served") / "runs" / "tale", block_size=BLOCK).folder
+
+
+def serve(folder, *options, **variables):
+    """`tinygpt serve tale` in a process of its own."""
+    return serving(folder.parents[1], *options, name=folder.name, more_environment=variables)
 
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with serving(folder) as (process, address):
-        yield address
-        assert process.poll() is None
+    with serve(folder) as server:
+        yield server.url
+        assert server.process.poll() is None
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +52,6 @@ def reference(folder):
 def client(url):
     with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=60) as client:
         yield client
-
-
-def metric(url: str, name: str) -> int:
-    return int(re.search(rf"^tinygpt_{name} (\d+)$", httpx.get(f"{url}/metrics").text, re.M)[1])
-
-
-def until(holds, seconds: float = 30) -> None:
-    """Wait for it; the limit is for a hanging server, not a slow machine."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_models(client):
@@ -178,18 +144,18 @@ def fill(client) -> None:
 
 
 @pytest.fixture(scope="module")
-def slow_url(folder):
+def slow(folder):
     """A server on the plain path, which takes longer for a text than its clients wait."""
-    with serving(folder, "--engine", "plain") as (_, address):
-        yield address
+    with serve(folder, "--engine", "plain") as server:
+        yield server
 
 
-def test_a_client_that_leaves_stops_the_writing(slow_url):
+def test_a_client_that_leaves_stops_the_writing(slow):
     """Streamed, after the first piece; and unstreamed, by a time-out of its own."""
-    url, client = slow_url, openai.OpenAI(base_url=f"{slow_url}/v1", api_key="any", max_retries=0, timeout=60)
+    client = openai.OpenAI(base_url=f"{slow.url}/v1", api_key="any", max_retries=0, timeout=60)
     for streamed in (True, False):
-        until(lambda: metric(url, "texts_active") == 0)
-        before = metric(url, "requests_cancelled_total")
+        assert wait_until(slow.idle) is not None
+        before = slow.figure("requests_cancelled_total")
         fields = {"model": "tale", "prompt": "a", "n": 8, "logit_bias": {"1": -100}}
         if streamed:
             with client.completions.create(**fields, stream=True) as stream:
@@ -197,46 +163,47 @@ def test_a_client_that_leaves_stops_the_writing(slow_url):
         else:
             with pytest.raises(openai.APITimeoutError):
                 client.with_options(timeout=0.3).completions.create(**fields)
-        until(lambda: metric(url, "texts_active") == 0)
-        assert metric(url, "requests_cancelled_total") == before + 1
+        assert wait_until(slow.idle) is not None
+        assert slow.figure("requests_cancelled_total") == before + 1
     assert client.completions.create(model="tale", prompt="a", max_tokens=1).choices
     client.close()
 
 
 def test_a_key_is_demanded(folder):
-    with serving(folder, TINYGPT_API_KEY="secret") as (process, address):
-        with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=f"{address}/v1", api_key="x") as client:
+    with serve(folder, TINYGPT_API_KEY="secret") as server:
+        url = f"{server.url}/v1"
+        with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=url, api_key="x") as client:
             client.models.list()
-        with openai.OpenAI(base_url=f"{address}/v1", api_key="secret") as client:
+        with openai.OpenAI(base_url=url, api_key="secret") as client:
             assert client.models.list().data
-    assert process.stderr_lines and "secret" not in "".join(process.stderr_lines)
+        assert len(server.lines()) == 2 and "secret" not in server.log()
 
 
 @pytest.mark.parametrize("grace", [30, 0])
 def test_sigterm_lets_what_runs_finish_within_the_grace(folder, grace):
-    with serving(folder, "--grace", str(grace), "--engine", "plain") as (process, address):
+    with serve(folder, "--grace", grace, "--engine", "plain") as server:
         answers: list[httpx.Response | Exception] = []
 
         def ask() -> None:
             body = {"prompt": "a", "max_tokens": 400, "logit_bias": {"1": -100}}
             try:
-                answers.append(httpx.post(f"{address}/v1/completions", json=body, timeout=60))
+                answers.append(httpx.post(f"{server.url}/v1/completions", json=body, timeout=60))
             except httpx.HTTPError as error:
                 answers.append(error)
 
         clients = [threading.Thread(target=ask) for _ in range(4)]
         for one in clients:
             one.start()
-        until(lambda: metric(address, "texts_active") == 4)
-        process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: server.figure("texts_active") == 4) is not None
+        server.process.send_signal(signal.SIGTERM)
         for one in clients:
             one.join(60)
-        assert process.wait(60) == 0
+        assert server.process.wait(60) == 0
         finished = [a for a in answers if isinstance(a, httpx.Response) and a.status_code == 200]
         assert len(answers) == 4 and len(finished) == (4 if grace else 0)
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{address}/health")
-    assert "Traceback" not in "".join(process.stderr_lines)
+            httpx.get(f"{server.url}/health")
+        assert "Traceback" not in server.log()
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
