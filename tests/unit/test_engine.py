@@ -115,6 +115,26 @@ def test_nothing_is_written_for_a_request_that_was_cancelled(model, byte_tokeniz
     assert engine.tokens == 2 + 3 and running.open and waiting.open and len(after) == 1
 
 
+def test_long_prompts_join_one_after_the_other(model, byte_tokenizer, monkeypatch):
+    """So that the texts that run are not held up: 30 rows of prompts a step, or one prompt that is longer."""
+    monkeypatch.setattr("tinygpt.serve.engine.JOINING_ROWS", 30)
+    prompts = []
+
+    class Counted(PlainRows):
+        def logits(self, tokens, positions, slots, wanted):
+            prompts.append(positions.count(0))
+            return super().logits(tokens, positions, slots, wanted)
+
+    engine = Engine(Counted(model), 5, 0)
+
+    async def ask():
+        return await whole(engine.submit([text(byte_tokenizer, "a" * n, 6) for n in (40, 20, 10, 5, 5)]))
+
+    assert len(asyncio.run(ask())) == 5
+    engine.close()
+    assert prompts[:3] == [1, 2, 2]
+
+
 def test_a_client_that_reads_nothing_is_dropped(engine, byte_tokenizer):
     async def ask():
         ticket = engine.submit([text(byte_tokenizer, length=1)])
