@@ -200,6 +200,29 @@ def save_snapshot(run: Path, step: int, model: TinyGPT) -> None:
     write_atomic(run / "snapshots" / f"{folder_name(step)}.safetensors", data)
 
 
+def load_snapshot(run: Path, step: int) -> Checkpoint | None:
+    """The weights of a snapshot, as a checkpoint without an optimizer; None if there is none of this step.
+
+    UserError (exit 72) if it is damaged.
+    """
+    path = run / "snapshots" / f"{folder_name(step)}.safetensors"
+    if not path.exists():
+        return None
+    try:
+        with naming(path.name):
+            tensors = safetensors.torch.load(read_regular(path))
+    except ValueError as error:
+        raise UserError(f"{run}: {error}.", NO_CHECKPOINT) from None
+    return Checkpoint(path.stem, step, tensors, {}, Progress(step=step))
+
+
+def steps_kept(run: Path) -> list[int]:
+    """Steps whose weights can be looked at, in order: checkpoints and snapshots."""
+    snapshots = [path.stem for path in (run / "snapshots").glob("step-*.safetensors")]
+    found = [step_of(path) for path in step_folders(run / "checkpoints")]
+    return sorted({*found, *(int(name.removeprefix("step-")) for name in snapshots if name[5:].isdecimal())})
+
+
 def room_for_run(parameters: int, snapshots: int) -> int:
     """Bytes that a run takes on the disk at most, all its checkpoints and snapshots together: fp32 numbers.
 
@@ -345,11 +368,14 @@ def read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
 def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) -> tuple[Checkpoint, list[str]]:
     """A valid checkpoint of a run, and what was rejected on the way, one sentence each.
 
-    which: "last" (the newest valid one), "best" (the lowest validation loss, else the newest) or a step number.
+    which: "last" (the newest valid one), "best" (the lowest validation loss, else the newest) or a step number, which
+    may be that of a snapshot: its weights alone.
     Raises UserError: exit 72 if none is valid, exit 66 with both digests if it belongs to other data or tokenizer.
     """
     folder, rejected = run / "checkpoints", dict[str, str]()
     tries = in_order(folder, which)
+    if which.isdecimal() and not tries and (snapshot := load_snapshot(run, int(which))):
+        return snapshot, []
     while tries:
         path = tries.pop(0)
         try:
@@ -367,7 +393,7 @@ def load(run: Path, which: str = "last", digests: dict[str, str] | None = None) 
                     f"{name} {digest[:12]}; restore the original file.", MISMATCH,
                 )  # fmt: skip
         return checkpoint, list(rejected.values())
-    there = ", ".join(str(step_of(path)) for path in step_folders(folder)) or "none"
+    there = ", ".join(map(str, steps_kept(run))) or "none"
     wanted = "valid checkpoint" if which in ("last", "best") else f"checkpoint of step {which}"
     raise UserError(" ".join([f"{run} has no {wanted} (steps there: {there}).", *rejected.values()]), NO_CHECKPOINT)
 
@@ -408,6 +434,11 @@ def sweep(run: Path) -> list[Path]:
 
 
 # --- tensors by name -------------------------------------------------------------------------------------------------
+
+
+def weights_sha256(model: TinyGPT) -> str:
+    """Of the weights: the sha256 of the model.safetensors that a checkpoint of them has."""
+    return sha256(safetensors.torch.save(named_tensors(model)))
 
 
 def named_tensors(model: TinyGPT) -> dict[str, Tensor]:

@@ -114,9 +114,28 @@ def test_which_checkpoint(run):
     assert checkpoint.load(run)[0].step == 15
     assert checkpoint.load(run, "best")[0].step == 10
     assert checkpoint.load(run, "5")[0].step == 5
-    with pytest.raises(UserError, match=r"no checkpoint of step 7 \(steps there: 15, 10, 5\)") as error:
+    with pytest.raises(UserError, match=r"no checkpoint of step 7 \(steps there: 5, 10, 15\)") as error:
         checkpoint.load(run, "7")
     assert error.value.exit_code == 72
+
+
+def test_a_step_may_be_that_of_a_snapshot(run, model):
+    """Pins: the studio's slider reaches steps whose checkpoint was pruned or never written; a damaged one is named."""
+    checkpoint.save_snapshot(run, 7, model)
+    loaded, rejected = checkpoint.load(run, "7")
+    assert (loaded.step, rejected, checkpoint.steps_kept(run)) == (7, [], [5, 7, 10, 15])
+    assert all(torch.equal(loaded.model[name], p) for name, p in model.named_parameters())
+    assert checkpoint.load(run)[0].step == 15, "the newest checkpoint, not the newest snapshot, is gone on with"
+    path = run / "snapshots" / "step-00000007.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"step-00000007\.safetensors") as error:
+        checkpoint.load(run, "7")
+    assert error.value.exit_code == 72
+
+
+def test_the_digest_of_weights_is_that_of_their_file(run, model):
+    checkpoint.load_model(model, checkpoint.load(run, "5")[0].model)
+    assert checkpoint.weights_sha256(model) == sha256((folder(run, 5) / "model.safetensors").read_bytes())
 
 
 def test_pointers_are_not_trusted(run):
