@@ -1,0 +1,237 @@
+// The frame of the studio: pages, the choice of a run, and one slider over its checkpoints that drives every page.
+
+import {listRuns} from "./api.js";
+import {announce, h} from "./dom.js";
+import {address, get, go, listen, pageId, set} from "./state.js";
+import {tourBar} from "./tour.js";
+
+const PAGES = [
+  ["", [["home", "Home"]]],
+  ["Text", [["data", "Data"], ["tokenizer", "Tokenizer"]]],
+  ["Inside", [["embeddings", "Embeddings"], ["forward", "Forward pass"], ["attention", "Attention"], ["lens", "Lens"]]],
+  ["Writing", [["generate", "Generate"], ["memorisation", "Memorisation"]]],
+  ["Growing", [["training", "Training"], ["compare", "Compare"]]],
+];
+const NAMES = Object.fromEntries(PAGES.flatMap(([, pages]) => pages));
+const PLAY_MS = 700; // between two checkpoints
+
+const header = document.getElementById("header"), nav = document.getElementById("pages"), main = document.getElementById("page");
+let runs = [], job = null, leave = () => {}, playing = null;
+
+/** The run that the address names, else the one worked on last; null if there is none. */
+const chosenRun = () => runs.find((run) => run.name === get("run")) ?? runs[0] ?? null;
+
+/** The step whose weights are shown: the address's, else the best one's, else the last. */
+function chosenStep(run) {
+  const steps = run.steps.map((entry) => entry.step);
+  const wanted = Number(get("step", "NaN"));
+  if (steps.includes(wanted)) return wanted;
+  return run.steps.find((entry) => entry.best)?.step ?? steps.at(-1) ?? null;
+}
+
+async function refreshRuns() {
+  const answer = await listRuns();
+  runs = answer.runs;
+  job = answer.job;
+}
+
+// --- header ----------------------------------------------------------------------------------------------------------
+
+function drawHeader() {
+  const run = chosenRun(), held = document.activeElement?.dataset?.held;
+  const brand = h("a", {class: "brand", href: address("home"), onclick: follow}, h("img", {src: "/static/icon.svg", alt: "", width: 24, height: 24}), "tinygpt studio");
+  const parts = [brand];
+  if (run) {
+    const choose = h("select", {"aria-label": "Run", "data-held": "run", onchange: () => set({run: choose.value, step: null, pin: null})},
+      runs.map((other) => h("option", {value: other.name, selected: other.name === run.name}, `${other.name}${other.training ? " (training)" : ""}`)));
+    choose.value = run.name;
+    parts.push(h("div", {class: "control"}, h("span", {class: "control-name", "aria-hidden": "true"}, "Run"), choose));
+    if (run.steps.length) parts.push(checkpointSlider(run));
+  }
+  header.replaceChildren(...parts);
+  if (held) header.querySelector(`[data-held="${held}"]`)?.focus();
+}
+
+function checkpointSlider(run) {
+  const steps = run.steps.map((entry) => entry.step), step = chosenStep(run), at = steps.indexOf(step);
+  const entry = run.steps[at], pinned = get("pin");
+  const words = (i) => {
+    const {step: at, best, val_bpb: bpb} = run.steps[i];
+    return `step ${at.toLocaleString("en")} of ${(run.max_steps ?? steps.at(-1)).toLocaleString("en")}${best ? ", the best" : ""}${bpb ? `, ${bpb.toFixed(3)} bits per byte` : ""}`;
+  };
+  const shown = h("output", {class: "value step-value"}, `${step.toLocaleString("en")}${entry.best ? " ★" : ""}`);
+  const range = h("input", {type: "range", min: 0, max: steps.length - 1, step: 1, value: at, "aria-label": "Checkpoint", "data-held": "step", "aria-valuetext": words(at), oninput: () => {
+    const i = Number(range.value);
+    shown.textContent = `${steps[i].toLocaleString("en")}${run.steps[i].best ? " ★" : ""}`;
+    range.setAttribute("aria-valuetext", words(i));
+    set({step: steps[i]});
+  }});
+  const play = h("button", {type: "button", class: "small", "data-held": "play", "aria-pressed": String(Boolean(playing)), title: "Play the training from its start", onclick: () => (playing ? stopPlaying() : startPlaying(steps))}, playing ? "❚❚ Stop" : "▶ Play");
+  const pin = h("button", {type: "button", class: "small", "data-held": "pin", "aria-pressed": String(Boolean(pinned)), title: "Keep this checkpoint beside the moving one", onclick: () => { set({pin: pinned ? null : step}); announce(pinned ? "Only one checkpoint is shown." : `Step ${step} stays beside the moving one.`); }}, pinned ? `Unpin ${pinned}` : "Pin");
+  return h("div", {class: "control checkpoint"}, h("span", {class: "control-name", "aria-hidden": "true"}, "Checkpoint"), range, shown, play, pin);
+}
+
+function startPlaying(steps) {
+  let i = steps.indexOf(chosenStep(chosenRun()));
+  if (i === steps.length - 1) i = -1;
+  const on = () => {
+    i += 1;
+    if (i >= steps.length) return stopPlaying();
+    set({step: steps[i]});
+    playing = setTimeout(on, PLAY_MS);
+  };
+  playing = setTimeout(on, 0);
+}
+
+function stopPlaying() {
+  clearTimeout(playing);
+  playing = null;
+  drawHeader();
+}
+
+// --- pages -----------------------------------------------------------------------------------------------------------
+
+function follow(event) {
+  if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  go(event.currentTarget.getAttribute("href"));
+}
+
+/** A link to another page that keeps run, checkpoint and prompt. */
+export const link = (page, text, more) => h("a", {href: address(page, more), onclick: follow}, text);
+
+function drawNav() {
+  const current = pageId();
+  const entry = ([id, name]) => h("a", {href: address(id), onclick: follow, "aria-current": id === current ? "page" : null}, name);
+  const small = h("select", {"aria-label": "Page", onchange: () => go(address(small.value))}, Object.entries(NAMES).map(([id, name]) => h("option", {value: id, selected: id === current}, name)));
+  small.value = current;
+  nav.replaceChildren(h("div", {class: "narrow-only"}, small), h("div", {class: "wide-only"}, PAGES.map(([group, pages]) => h("div", {class: "nav-group"}, group && h("p", {class: "nav-title"}, group), pages.map(entry)))));
+}
+
+async function open() {
+  leave();
+  stopIfPlaying();
+  const id = pageId(), name = NAMES[id];
+  drawHeader();
+  drawNav();
+  document.title = name ? `${name} · tinygpt studio` : "tinygpt studio";
+  main.removeAttribute("aria-busy");
+  if (!name) {
+    main.replaceChildren(h("h1", {}, "No such page"), h("p", {}, `There is no page ${id} here.`), h("p", {}, link("home", "Go to Home")));
+    return;
+  }
+  const page = (await import(`./pages/${id}.js`)).default;
+  if (pageId() !== id) return;
+  leave = await show(page, name);
+  if (document.activeElement === document.body || nav.contains(document.activeElement)) main.focus({preventScroll: true});
+  scrollTo(0, 0);
+}
+
+const stopIfPlaying = () => playing && stopPlaying();
+
+/**
+ * Put a page up. A page is {about, needs, controls(root, context), view(root, context)}:
+ * `about` two or three plain sentences; `needs` "model", "run" or nothing; `controls` builds what all panes share; `view`
+ * builds one pane and returns update(model), which is called for every change of the address and draws in place.
+ */
+async function show(page, name) {
+  const about = h("p", {class: "about"}, page.about), controls = h("div", {class: "controls"}), panes = h("div", {class: "panes"});
+  main.replaceChildren(h("h1", {}, name), about, tourBar(), controls, panes);
+  const run = chosenRun();
+  const context = {
+    get run() { return chosenRun(); }, get runs() { return runs; }, get job() { return job; }, refreshRuns: async () => { await refreshRuns(); drawHeader(); }, link,
+    ended: [], // functions to call when the page is left
+  };
+  if (page.needs && !run) {
+    panes.append(h("p", {}, "There is no run yet. ", link("home", "Home"), " trains one on built-in stories in a minute."));
+    return () => {};
+  }
+  if (page.needs === "model" && !run.steps.length) {
+    panes.append(h("p", {}, `${run.name} has no checkpoint yet. `, link("training", "Watch it train"), "; the first comes within seconds."));
+    return () => {};
+  }
+  page.controls?.(controls, context);
+  let shown = [];
+
+  function arrange() {
+    const run = chosenRun(), pin = page.needs === "model" && get("pin") && run.steps.some((entry) => entry.step === Number(get("pin"))) ? Number(get("pin")) : null;
+    const wanted = pin === null ? 1 : 2;
+    if (shown.length !== wanted) {
+      panes.replaceChildren();
+      shown = Array.from({length: wanted}, () => pane(page, panes, context));
+      panes.classList.toggle("two", wanted === 2);
+    }
+    const moving = {run: run?.name, step: run ? chosenStep(run) : null, info: run};
+    shown[0].want(moving, wanted === 2 ? `Step ${moving.step}` : "");
+    shown[1]?.want({run: run.name, step: pin, info: run}, `Step ${pin} (pinned)`);
+  }
+
+  arrange();
+  const deaf = listen((patch) => {
+    if (["run", "pin", "step"].some((name) => name in patch)) { drawHeader(); drawNav(); }
+    if ("run" in patch) return void open();
+    arrange();
+  });
+  return () => {
+    deaf();
+    for (const end of context.ended) end();
+    for (const one of shown) one.close();
+  };
+}
+
+/** One pane: draws the newest wish, one at a time, so that fast typing never piles up questions. */
+function pane(page, parent, context) {
+  const title = h("h2", {class: "pane-title"}), trouble = h("div"), body = h("div", {class: "pane-body"});
+  const element = h("section", {class: "pane"}, title, trouble, body);
+  parent.append(element);
+  const update = page.view(body, context);
+  let wish = null, busy = false, closed = false;
+
+  async function work() {
+    busy = true;
+    while (wish && !closed) {
+      const model = wish;
+      wish = null;
+      const slow = setTimeout(() => element.setAttribute("aria-busy", "true"), 150);
+      try {
+        await update(model);
+        trouble.replaceChildren();
+      } catch (error) {
+        if (error.name !== "Refused" && !(error.message && error.constructor.name === "Refused")) console.error(error);
+        trouble.replaceChildren(h("p", {class: "error", role: "alert"}, error.message));
+      }
+      clearTimeout(slow);
+      element.removeAttribute("aria-busy");
+    }
+    busy = false;
+    if (!closed) dispatchEvent(new CustomEvent("drawn"));
+  }
+
+  return {
+    want(model, name) {
+      title.textContent = name;
+      title.hidden = !name;
+      wish = model;
+      if (!busy) work();
+    },
+    close() { closed = true; },
+  };
+}
+
+// --- begin -----------------------------------------------------------------------------------------------------------
+
+addEventListener("navigate", () => open());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => open());
+setInterval(async () => { // a run that trains gets new checkpoints
+  if (!runs.some((run) => run.training) && !job) return;
+  const before = JSON.stringify(runs.map((run) => [run.name, run.steps.length, run.training]));
+  await refreshRuns().catch(() => {});
+  if (JSON.stringify(runs.map((run) => [run.name, run.steps.length, run.training])) !== before) drawHeader();
+}, 5000);
+
+try {
+  await refreshRuns();
+  await open();
+} catch (error) {
+  main.replaceChildren(h("h1", {}, "The studio cannot start"), h("p", {class: "error"}, error.message));
+}
