@@ -122,6 +122,10 @@ def plain_app(**about: Any) -> FastAPI:
     async def on_api_error(request: Request, error: ApiError) -> Response:
         return refusal(error, close=error.status in (408, 413))
 
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> Response:  # and then it goes on to the Guard, which logs it
+        return refusal(ApiError(500, "the server made a mistake; its log says more."))
+
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         where = safe_text(request.url.path[:200])
