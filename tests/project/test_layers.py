@@ -25,6 +25,7 @@ LAYERS = {
     "session": 5, "prepare": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
     "guards": 6,
     "train": 7, "report": 7, "serve": 7, "studio": 7, "lab": 7, "learn": 7,
+    "web": 6,
     "cli": 8,
     "__main__": 9,
 }  # fmt: skip
