@@ -6,7 +6,8 @@ verdict   evaluation records -> the plain sentences of the closing report
 
 {"kind": "train", "step", "loss" [nats/token], "lr", "grad_norm", "tokens", "tokens_per_s", "time_s"}
 {"kind": "eval", "step", "train_loss"?, "val_loss" [nats/token], "train_bpb"?, "val_bpb", "best", "time_s"}
-{"kind": "event", "step", "text", "back_to"?}  samples.jsonl: {"step", "prompt", "text", "seed"}
+{"kind": "health", "step", "weight_norm": {layer: norm}, "update_norm": {layer: norm}}  (health.py)
+{"kind": "event", "step", "text", "back_to"?, "spikes"?}  samples.jsonl: {"step", "prompt", "text", "seed"}
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Log:
         self.also: dict[str, Any] = {}  # fields of every metric
 
     def metric(self, **fields: Any) -> None:
-        """Append a train, eval or event record to metrics.jsonl."""
+        """Append a train, eval, health or event record to metrics.jsonl."""
         self._append(METRICS, encode_record({**fields, **self.also}))
 
     def sample(self, **fields: Any) -> None:
