@@ -521,7 +521,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Runs side by side: what differs in their settings, and what came out."""
-    from tinygpt.report import compare_runs, compare_text
+    from tinygpt.inspect.dynamics import compare_runs
+    from tinygpt.report import compare_text
 
     result = compare_runs(runs)
     show(result, compare_text(result), as_json)

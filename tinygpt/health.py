@@ -34,7 +34,8 @@ def layers_of(model: TinyGPT) -> dict[str, list[Tensor]]:
     """
     parts: dict[str, list[nn.Module]] = {"embedding": [model.embedding, model.positions]}
     for i, block in enumerate(model.blocks):
-        parts[f"block {i} attention"], parts[f"block {i} feed-forward"] = [block.attention], [block.feed_forward]
+        parts[f"block {i} attention"] = [block.get_submodule("attention")]
+        parts[f"block {i} feed-forward"] = [block.get_submodule("feed_forward")]
     if not model.config.tied:
         parts["head"] = [model.head]
     layers: dict[str, list[Tensor]] = {}

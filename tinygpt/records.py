@@ -133,11 +133,24 @@ class NoLog(Log):
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a log that count, oldest first; [] if there is no such file.
+    """The records of a log that count, oldest first; [] if there is no such file. See `read_all` and `counting`."""
+    return counting(read_all(path))
 
-    A line counts once its newline is written. Where a run went back to a checkpoint (an event with "back_to"), what
-    it had recorded beyond that step is left out, but for events. Raises UserError (exit 65) naming a whole line that
-    is no JSON object.
+
+def counting(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what a run had recorded, but for events, beyond a checkpoint that it went back to ("back_to")."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        if isinstance(back_to := record.get("back_to"), int):
+            kept = [r for r in kept if r.get("kind") == "event" or r.get("step", 0) <= back_to]
+        kept.append(record)
+    return kept
+
+
+def read_all(path: Path | str) -> list[dict[str, Any]]:
+    """Every record of a log, oldest first; [] if there is no such file.
+
+    A line counts once its newline is written. Raises UserError (exit 65) naming a whole line that is no JSON object.
     """
     path = Path(path)
     if not path.exists():
@@ -151,8 +164,6 @@ def read(path: Path | str) -> list[dict[str, Any]]:
             record = None
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number} is not a JSON object; delete that line.", BAD_INPUT)
-        if isinstance(back_to := record.get("back_to"), int):
-            records = [r for r in records if r.get("kind") == "event" or r.get("step", 0) <= back_to]
         records.append(record)
     return records
 

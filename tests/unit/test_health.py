@@ -72,5 +72,7 @@ def test_a_spike_is_kept_as_figures_beside_its_sentence(run, machine, silent):
     note_spike(session, 9.0, 100.0)
     (event,) = [r for r in read(run.folder / "metrics.jsonl") if r["kind"] == "event"]
     loss, norm = event["spikes"]
-    assert (loss["step"], loss["what"], loss["value"]) == (60, "loss", 9.0) and loss["usual"] == pytest.approx(2.02, 0.01)
+    assert (loss["step"], loss["what"], loss["value"]) == (60, "loss", 9.0) and loss["usual"] == pytest.approx(
+        2.02, 0.01
+    )
     assert (norm["what"], norm["value"], norm["usual"]) == ("gradient norm", 100.0, pytest.approx(1.0))
