@@ -368,6 +368,10 @@ def train_command(
                         f"Go on: tinygpt train --resume --run {folder.name}")  # fmt: skip
         if ranks.first:
             display.say(closing_report(opened, session.finished))
+            from tinygpt.report_page import write_at_end
+
+            for sentence in write_at_end(opened):
+                display.say(sentence)
     raise typer.Exit(code)
 
 
@@ -514,6 +518,29 @@ def evaluate(
     for notice in result["notices"]:
         note(notice)
     show(result, eval_text(result), as_json)
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Where the page goes (default: report.html in the run folder, and loss.png beside it).",
+        ),
+    ] = None,
+) -> None:
+    """One page about a run, to keep or to pass on: curves, samples, tokenizer, attention, settings; no network needed."""
+    from tinygpt.folders import resolve_whole
+    from tinygpt.report_page import write_report
+    from tinygpt.runs import open_run
+
+    opened, notices = open_run(resolve_whole(run))
+    for notice in notices:
+        note(notice)
+    print("\n".join(write_report(opened, out)))
 
 
 @app.command()
