@@ -52,6 +52,7 @@ export function heatmap({label, onpick, onmove}) {
     base.width = full * ratio;
     base.height = tall * ratio;
     context.scale(ratio, ratio);
+    context.font = FONT;
     context.textBaseline = "middle";
     const most = data.max ?? Math.max(1e-12, ...values.map((row) => row.reduce((a, v) => Math.max(a, Math.abs(v ?? 0)), 0)));
     const gap = cellWidth > 8 ? 1 : 0, across = columns.length * cellWidth, down = rows.length * height;
