@@ -4,6 +4,7 @@ import {colour, onColour, pixel} from "./colour.js";
 import {announce, h, number} from "./dom.js";
 
 const FONT = "12px ui-monospace, monospace";
+const SIGNED = 0.06; // share of full colour below which no hatching tells the sign: such cells look empty anyway
 
 /**
  * heatmap({label, onpick, onmove}): an element; `update({rows, columns, values, ...})` draws.
@@ -58,11 +59,11 @@ export function heatmap({label, onpick, onmove}) {
     const gap = cellWidth > 8 ? 1 : 0, across = columns.length * cellWidth, down = rows.length * height;
     context.imageSmoothingEnabled = false;
     context.drawImage(image(values, columns.length, (v) => pixel(Math.abs(v) / most)), left, top, across, down);
-    if (values.some((row) => row.some((v) => v < -0.02 * most))) {
+    if (values.some((row) => row.some((v) => v < -SIGNED * most))) {
       const below = document.createElement("canvas"), pen = below.getContext("2d");
       [below.width, below.height] = [across, down];
       pen.imageSmoothingEnabled = false;
-      pen.drawImage(image(values, columns.length, (v) => (v < -0.02 * most ? 0xff000000 : 0)), 0, 0, across, down);
+      pen.drawImage(image(values, columns.length, (v) => (v < -SIGNED * most ? 0xff000000 : 0)), 0, 0, across, down);
       pen.globalCompositeOperation = "source-in";
       pen.fillStyle = pattern(pen, ink);
       pen.fillRect(0, 0, across, down);
