@@ -16,9 +16,9 @@ from typing import Any
 # Every public function: its module, what stands before its other arguments (m: a checkpoint, run: a whole run,
 # runs: several, "": nothing), and what it gives, in a line.
 FUNCTIONS: dict[str, tuple[str, str, str]] = {
-    "architecture": ("trace", "m", "the boxes of the model: shapes, parameters, work, memory"),
+    "architecture": ("boxes", "m", "the boxes of the model: shapes, parameters, work, memory"),
     "forward": ("trace", "m", "named activations of a prompt"),
-    "explain": ("trace", "m", "one cell of an activation as the sum that it is"),
+    "explain": ("cells", "m", "one cell of an activation as the sum that it is"),
     "corpus_stats": ("tokens", "run", "what is in a text, and what its split leaks"),
     "tokenize": ("tokens", "m", "pieces, ids, bytes and the merges that built each piece"),
     "replay": ("tokens", "m", "a text after the first merges alone"),
