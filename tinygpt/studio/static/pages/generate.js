@@ -13,6 +13,7 @@ import {pieces} from "../tokens.js";
 import {did} from "../tour.js";
 
 const SHOWN = 12; // bars; the rest is "all others"
+const MOST_ROWS = 2000; // of next_token
 const MORE = 40; // tokens of one "Write on"
 const USUAL = {temperature: 0.6, top_k: 0, top_p: 1, min_p: 0, seed: 0}; // of `tinygpt generate`
 const NO_SLIDERS = {temperature: 1, top_k: 0, top_p: 1, min_p: 0};
@@ -38,13 +39,17 @@ export default {
     const prompt = labelled("Prompt", input);
     prompt.classList.add("prompt");
 
-    const guess = h("input", {type: "text", value: get("guess"), spellcheck: "false", autocomplete: "off", autocapitalize: "off", "aria-describedby": "guess-note", oninput: () => set({guess: guess.value})});
-    const uncover = h("button", {class: "primary"}, "Uncover the bars");
+    const guess = h("input", {type: "text", value: get("guess"), spellcheck: "false", autocomplete: "off", autocapitalize: "off", oninput: () => set({guess: guess.value})});
+    const first = toggle("Guess first", get("predict") !== "off", (on) => set({predict: on ? null : "off", uncovered: null}));
+    const asking = [labelled("Your guess of the next token", guess), h("button", {class: "primary"}, "Uncover the bars"), h("span", {class: "note"}, "A word, or a part of one. Write it down before you look.")];
+    const again = h("button", {type: "button", class: "small", onclick: () => { set({uncovered: null, guess: null}); guess.focus(); }}, "Cover and guess again");
     const form = h("form", {class: "guess wide", onsubmit: (event) => {
       event.preventDefault();
+      if (!covered()) return;
       set({uncovered: "1", guess: guess.value || null});
-      if (guess.value) did("guess");
-    }}, labelled("Your guess of the next token", guess), uncover, h("span", {class: "note", id: "guess-note"}, "A word or a part of one. Write it down before you look."));
+      again.focus({preventScroll: true});
+      if (guess.value.trim()) did("guess");
+    }}, first, asking, again);
 
     const range = (name, words, options) => slider(words, {value: getNumber(name, USUAL[name]), ...options, change: (value) => {
       set({[name]: value});
@@ -57,11 +62,12 @@ export default {
       range("min_p", "Min-p", {min: 0, max: 0.5, step: 0.01, show: (x) => (x === 0 ? "all" : x.toFixed(2))}),
     ];
     const seed = h("input", {type: "number", min: 0, max: 999999, step: 1, value: getNumber("seed", 0), oninput: () => Number.isInteger(Number(seed.value)) && seed.value !== "" && Number(seed.value) >= 0 && set({seed: Number(seed.value)})});
-    const first = toggle("Guess first", get("predict") !== "off", (on) => set({predict: on ? null : "off", uncovered: null}));
-    root.append(prompt, form, h("fieldset", {class: "wide sampling"}, h("legend", {}, "How the next token is drawn"), all, labelled("Seed", seed)), first);
+    root.append(prompt, form, h("fieldset", {class: "wide sampling"}, h("legend", {}, "How the next token is drawn"), all, labelled("Seed", seed)));
 
     const draw = () => {
-      form.hidden = !covered();
+      for (const part of asking) part.hidden = !covered();
+      again.hidden = covered() || get("predict") === "off";
+      form.classList.toggle("quiet", !covered());
       if (document.activeElement !== guess) guess.value = get("guess");
       if (document.activeElement !== input) input.value = promptOf(context);
     };
@@ -124,7 +130,7 @@ export default {
       const {steps} = last.data;
       drawText(steps, model);
       const full = front.length + steps.length >= (context.run?.block_size ?? Infinity);
-      const ended = steps.length < n;
+      const ended = last.data.finish_reason === "stop";
       for (const name of ["one", "more"]) buttons[name].disabled = covered() || ended || full;
       buttons.back.disabled = !steps.length;
       buttons.again.disabled = !n && !get("branch");
@@ -195,7 +201,7 @@ export default {
       if (covered() || !guess || get("predict") === "off") { told.replaceChildren(); judged = ""; return; }
       if (key === judged) return;
       const spaced = /^[\p{L}\p{N}]/u.test(guess) && prompt && !/\s$/.test(prompt) ? ` ${guess}` : guess;
-      const [parts, reply] = await Promise.all([call(model, "tokenize", {text: spaced}), call(model, "next_token", {prompt, ...NO_SLIDERS, most: context.run.vocab_size})]);
+      const [parts, reply] = await Promise.all([call(model, "tokenize", {text: spaced}), call(model, "next_token", {prompt, ...NO_SLIDERS, most: Math.min(MOST_ROWS, context.run.vocab_size)})]);
       judged = key;
       told.replaceChildren(h("section", {class: "explained", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model.step).map((words) => h("p", {}, words))));
     }
@@ -203,7 +209,7 @@ export default {
     // --- the tree ---
     const treeControls = h("div", {class: "row"},
       slider("Ways at each token", {min: 1, max: 5, value: getNumber("width", 3), change: (width) => set({width})}),
-      slider("Tokens ahead", {min: 1, max: 4, value: getNumber("depth", 3), change: (depth) => set({depth})}));
+      slider("Tokens ahead", {min: 1, max: 4, value: getNumber("depth", 2), change: (depth) => set({depth})}));
     const treeHolder = h("div", {class: "scroll"}), treeBody = h("div", {}, treeControls, treeHolder);
 
     const wantTree = later(async (model, text) => {
@@ -211,7 +217,7 @@ export default {
         treeFigure.show(null, h("p", {class: "note"}, "Covered as well, until you have guessed."), null);
         return;
       }
-      const reply = await call(model, "tree", {prompt: text, width: getNumber("width", 3), depth: getNumber("depth", 3)});
+      const reply = await call(model, "tree", {prompt: text, width: getNumber("width", 3), depth: getNumber("depth", 2)});
       const focus = treeHolder.contains(document.activeElement);
       const drawing = drawTree(reply.data, (path) => {
         const next = textOf(path);
@@ -242,11 +248,11 @@ export default {
         return `${quoted(token)} costs ${number(token.bits)} bits (${number(token.nats)} nats); ${token.rank === 0 ? "it was the model's first choice" : `the model's ${nth(token.rank + 1)} choice; its first was ${quoted(token.top)}`}.`;
       };
       const picked = cell !== null && cell < tokens.length ? cell : null;
-      const list = pieces(tokens, {picked, onpick: (i) => set({cell: i}), share: (i) => (tokens[i].bits ?? 0) / most, note: (i) => (tokens[i].bits === null ? "given" : tokens[i].bits.toFixed(1)), label: "Cost of each token in bits"});
+      const list = pieces(tokens, {picked, onpick: (i) => set({cell: i}), share: (i) => tokens[i].bits / most, note: (i) => tokens[i].bits.toFixed(1), label: "Cost of each token in bits"});
       costHolder.replaceChildren(h("dl", {class: "facts"}, h("div", {}, h("dt", {}, "bits per byte"), h("dd", {}, number(bpb))), h("div", {}, h("dt", {}, "tokens"), h("dd", {}, number(tokens.length)))), list);
       if (focus) list.querySelector(".picked, button")?.focus({preventScroll: true});
       costSaid.textContent = picked === null ? "Pick a token to hear what the model expected in its place." : say(picked);
-      costFigure.show(reply, costBody, {columns: ["token", "bits", "nats", "rank", "the model's first choice"], rows: tokens.map((token) => [token.shown, token.bits, token.nats, token.rank === null ? null : token.rank + 1, token.top?.shown ?? null])});
+      costFigure.show(reply, costBody, {columns: ["token", "bits", "nats", "rank", "the model's first choice"], rows: tokens.map((token) => [token.shown, token.bits, token.nats, token.rank + 1, token.top.shown])});
     }, (error) => { costHolder.replaceChildren(h("p", {class: "error"}, error.message)); costFigure.show(null, costBody, null); });
 
     // --- the cache ---
@@ -255,10 +261,10 @@ export default {
 
     const wantCache = later(async (model, text) => {
       const reply = await call(model, "cache_meter", {prompt: text, max_new_tokens: 60});
-      const {with_cache: cached, without_cache: plain, cache_bytes: size} = reply.data;
+      const {cached, uncached: plain, cache_bytes: size, cached_total: sum, uncached_total: plainSum} = reply.data;
       const series = [{name: "without", points: plain.map((y, i) => [i + 1, y])}, {name: "with cache", points: cached.map((y, i) => [i + 1, y])}];
       const fact = (words, value) => h("div", {}, h("dt", {}, words), h("dd", {}, value));
-      cacheFacts.replaceChildren(fact("memory of the cache at the first token", bytes(size[0])), fact("at the last", bytes(size.at(-1))), fact("positions for the last token, without", number(plain.at(-1))), fact("with", number(cached.at(-1))));
+      cacheFacts.replaceChildren(fact(`positions for ${plain.length} tokens, without`, number(plainSum)), fact("with the cache", number(sum)), fact("memory that it takes", bytes(size.at(-1))), fact("at most", bytes(reply.data.cache_bytes_full)));
       chart.update({series});
       cacheFigure.show(reply, cacheBody, linesTable("new token", series));
     }, cacheFigure.fail);
@@ -281,7 +287,7 @@ function explain(parts, {rows}, vocabulary, step) {
   const [first] = parts, place = rows.findIndex((row) => row.id === first.id), found = rows[place], [top, ...next] = rows, said = [];
   if (parts.length > 1) said.push(`Your guess takes ${parts.length} tokens in this vocabulary: ${parts.map((part) => part.shown).join(" | ")}. A model writes one token at a time, so the first of them is what counts here.`);
   if (!found) {
-    said.push(`The model does not hold ${quoted(first)} for likely; its first choice is ${quoted(top)} with ${percent(top.probability)}.`);
+    said.push(`${quoted(first)} is not among the model's first ${number(rows.length)} choices; its first is ${quoted(top)} with ${percent(top.probability)}. It knows only the text that it was trained on, and how that goes on after words like these.`);
     return said;
   }
   if (step === 0) said.push(`You guessed ${quoted(first)}. At step 0 nothing is learnt yet: the model gives it ${percent(found.probability)}, and its first choice ${quoted(top)} no more than ${percent(top.probability)}. Your guess knows English; these bars do not. Move the checkpoint slider to see them learn.`);
@@ -293,7 +299,7 @@ function explain(parts, {rows}, vocabulary, step) {
 
 // --- the tree --------------------------------------------------------------------------------------------------------
 
-const STEP = 152, ROW = 34, BOX = 104;
+const STEP = 150, ROW = 32, BOX = 104;
 
 /** Continuations from left to right. Arrow keys walk: right to a child, left to the parent, up and down to the next. */
 function drawTree(root, onpick) {
