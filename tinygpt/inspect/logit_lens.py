@@ -183,7 +183,8 @@ def intervene(m: Model, prompt: str, edits: Sequence[dict[str, Any]], held_out: 
     """What edits do to the next token: the likeliest before and after, and how far every position moved.
 
     moved (position): KL divergence of the answer after from the answer before [nats]. changed_tokens: positions whose
-    likeliest token is another one. held_out: loss_before and loss_after [nats per token] on the fixed windows of
+    likeliest token is another one. predicted_before and predicted_after (position): the likeliest next token at each
+    position, with its probability. held_out: loss_before and loss_after [nats per token] on the fixed windows of
     validation text, else None. UserError as of `Edit`, or for held_out with an edit that needs a second prompt.
     """
     ids = encode(m, prompt)
@@ -202,8 +203,15 @@ def intervene(m: Model, prompt: str, edits: Sequence[dict[str, Any]], held_out: 
     return Result(
         axes={"moved": "position"}, tokens=pieces(m, ids), before=_likeliest(m, before[-1]),
         after=_likeliest(m, after[-1]), moved=(before.exp() * (before - after)).sum(-1).clamp(min=0).numpy(),
-        changed_tokens=changed, loss_before=losses[0], loss_after=losses[1],
+        changed_tokens=changed, predicted_before=_best(m, before), predicted_after=_best(m, after),
+        loss_before=losses[0], loss_after=losses[1],
     )  # fmt: skip
+
+
+def _best(m: Model, log_probabilities: Tensor) -> list[dict[str, Any]]:
+    values, tokens = log_probabilities.max(-1)
+    chances = zip(tokens.tolist(), values.exp().tolist(), strict=True)
+    return [{**piece(m, id), "probability": chance} for id, chance in chances]
 
 
 def _likeliest(m: Model, log_probabilities: Tensor) -> list[dict[str, Any]]:

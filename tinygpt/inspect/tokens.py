@@ -340,7 +340,7 @@ def documents(run: Run, part: str) -> tuple[list[str], str | None]:
         return runs.documents(run, part), None
     ends = (ids[:MOST_TOKENS] == EOS).nonzero()[0]
     some = ids[: int(ends[-1]) + 1 if len(ends) else 0]
-    cut = replace(run, **{f"{part}_ids": some})
+    cut = replace(run, train_ids=some) if part == "train" else replace(run, val_ids=some)
     return runs.documents(cut, part), f"Of the text, the documents within the first {MOST_TOKENS:,} tokens."
 
 

@@ -37,7 +37,7 @@ export function figure(parent, title, note = "") {
     element.classList.add("failed");
     for (const tool of tools.children) tool.disabled = true;
   };
-  element.title = (text) => { caption.firstChild.textContent = text; };
+  element.rename = (text) => { caption.firstChild.textContent = text; }; // `title` is an attribute of every element
   parent?.append(element);
   return element;
 }
