@@ -285,7 +285,7 @@ def news_of(run: runs.Run | Path, since: int) -> tuple[runs.Run, dict[str, Any],
     """
     run = run if isinstance(run, runs.Run) else runs.open_run(run)[0]
     found = ti.records(run, since=since)
-    news = {name: found[name] for name in ("records", "samples", "first", "next", "training", "finished")}
+    news = {name: found[name] for name in ("records", "samples", "first", "next", "training", "finished", "left_s")}
     return run, news, found.truncated is None
 
 
