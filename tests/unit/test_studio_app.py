@@ -389,6 +389,21 @@ def test_a_text_that_is_written_comes_as_steps(studio):
     assert [event["event"] for event in told] == ["failed", "end"]
 
 
+def test_nothing_more_is_written_for_a_client_that_left(studio, monkeypatch):
+    def endless(m, prompt):
+        written.append(0)
+        while written[-1] < 10**6:
+            written.append(written[-1] + 1)
+            yield {"id": written[-1]}
+
+    written: list[int] = []
+    monkeypatch.setattr(answering.text, "writing", lambda m, prompt: (None, endless(m, prompt)))
+    told = stream(studio, "/api/models/mine@60/generate/stream?prompt=x", lambda events: len(events) >= 3)
+    assert [event["data"]["id"] for event in told[:3]] == [1, 2, 3]
+    until(lambda: studio.answers.forwards.busy == 0)
+    assert written[-1] < 10**6
+
+
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
