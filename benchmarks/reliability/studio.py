@@ -27,9 +27,9 @@ from benchmarks.reliability.server import NAME, Server, random_run, request, sta
 
 CSP = b"content-security-policy: default-src 'self';"
 NAME_PLACES = (  # where a name may stand
-    "/api/runs/{}/records", "/api/runs/{}/events", f"/api/runs/{NAME}/{{}}", "/api/models/{}@1/architecture",
-    "/api/models/{}/architecture", f"/api/models/{NAME}@{{}}/architecture", f"/api/models/{NAME}@1/{{}}",
-    "/api/models/{}@1/generate/stream", "/static/{}", "/static/pages/{}", "/{}",
+    "/api/runs/{}/records", "/api/runs/{}/events", f"/api/runs/{NAME}/{{}}", "/api/models/{}@0/architecture",
+    "/api/models/{}/architecture", f"/api/models/{NAME}@{{}}/architecture", f"/api/models/{NAME}@0/{{}}",
+    "/api/models/{}@0/generate/stream", "/static/{}", "/static/pages/{}", "/{}",
 )  # fmt: skip
 LEADS_HOME = re.compile(rb"/?|/api/(jobs|runs|runs/" + NAME.encode() + rb")/?|/static/?")
 SCRIPTS = (
@@ -104,7 +104,7 @@ def names(scale: Scale, payloads: list[str | bytes], draw: random.Random, quoted
                 wires.append((path, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
             name = payload.decode() if isinstance(payload, bytes) else payload
             name = f"../{name}" if re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) else name
-            bodies = (("/api/intervene", {"model": f"{name}@1", "prompt": "a", "edits": []}),
+            bodies = (("/api/intervene", {"model": f"{name}@0", "prompt": "a", "edits": []}),
                       ("/api/jobs", {"kind": "train", "run": name}),
                       ("/api/jobs", {"kind": "train", "text": "a b c", "name": name}),
                       ("/api/compare", {"runs": [NAME, name]}))  # fmt: skip
@@ -140,6 +140,7 @@ def origins(scale: Scale, hosts: Mapping[str, bool], sources: Mapping[str, bool]
     random_run(scale.folder, block_size=32)
     with studio(scale.folder) as server:
         cases(result, server, hosts, sources)
+        streams(result, server)
         tokens(result, server, scale.pick(4, 20))
         server.check_sound(result, "the studio's hosts, origins and tokens")
         strings(result, scale, server)
@@ -161,7 +162,11 @@ def cases(result: Row, server: StudioServer, hosts: Mapping[str, bool], sources:
         result.check(status_of(answer) == wanted, f"{label} must give {wanted}: {answer[:300]!r}")
         head = answer.lower().partition(b"\r\n\r\n")[0]
         result.check(CSP in head and b"access-control" not in head, f"{label}: {head!r}")
-    for path in (f"/api/runs/{NAME}/events", f"/api/models/{NAME}@1/generate/stream?prompt=a"):
+
+
+def streams(result: Row, server: StudioServer) -> None:
+    """A stream is refused before it begins."""
+    for path in (f"/api/runs/{NAME}/events", f"/api/models/{NAME}@0/generate/stream?prompt=a"):
         for field in ("Host: evil.example", "Host: localhost\r\nOrigin: null"):
             answer = server.raw(f"GET {path} HTTP/1.1\r\n{field}\r\nConnection: close\r\n\r\n".encode())
             result.check(status_of(answer) == 403, f"studio: {path} with {field} must give 403: {answer[:200]!r}")
@@ -185,7 +190,7 @@ def tokens(result: Row, server: StudioServer, count: int) -> None:
 def strings(result: Row, scale: Scale, server: StudioServer) -> None:
     """Strings of script as prompt and run: in the replies only as JSON; in full also in the pages of a browser."""
     for script in SCRIPTS:
-        answer = server.ask("POST", f"/api/models/{NAME}@1/tokenize", {"text": script})
+        answer = server.ask("POST", f"/api/models/{NAME}@0/tokenize", {"text": script})
         kind = answer.headers["content-type"]
         result.check((answer.status, kind) == (200, "application/json"), f"studio: {script!r} comes back as {kind}")
         answer = server.ask("GET", f"/api/runs/{quote(script, safe='')}/records")
