@@ -39,6 +39,7 @@ BEFORE_TRAIN, BEFORE_VAL = b"\xff", b"\xfe"
 
 Bytes = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
+_Run = tuple[int, int, int]  # start, end, first place in the training text [bytes]
 
 
 def prompt_ids(m: Model, prompt: str) -> list[int]:
@@ -279,10 +280,10 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
 
     A run consists of whole characters, lies in one document, and cannot be made longer at either end. spans, in order:
     start, end (characters of `text`); text, bytes: the run; document: number of the first training document that holds
-    it. Where runs overlap, the later span starts where the earlier ends, and its text and bytes are still those of the
-    whole run. share: of the bytes that lie in a run; longest: bytes of the longest run; bytes: of the text. held_out:
-    the same three for the beginning of the validation text, as many bytes: without it ordinary phrases would look like
-    copying (null without a validation text). The model is not asked; its run is.
+    it. Where runs overlap, the longer has the place, and start and end of the shorter tell what is left of it, while
+    its text and bytes are still those of the whole run. share: of the bytes that lie in a run; longest: bytes of the
+    longest run; bytes: of the text. held_out: the same three for the beginning of the validation text, as many bytes
+    (null if there is none): without it ordinary phrases would look like copying. The model is not asked; its run is.
     """
     if not SHORTEST <= shortest <= LONGEST_TEXT:
         raise UserError(f"shortest={shortest} must be between {SHORTEST} and {LONGEST_TEXT:,} bytes.")
@@ -295,17 +296,13 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
     runs = copied_runs(data, known.text, shortest, hashes)
     character = np.append(0, np.cumsum(_begins(np.frombuffer(data, np.uint8))))  # byte offset -> characters before it
     spans: list[dict[str, Any]] = []
-    marked = 0
-    for start, end, place in runs:
+    for first, last, (start, end, place) in _side_by_side(runs, len(data)):
         spans.append({
-            "start": int(character[max(start, marked)]), "end": int(character[end]), "bytes": end - start,
+            "start": int(character[first]), "end": int(character[last]), "bytes": end - start,
             "text": data[start:end].decode(), "document": int(np.searchsorted(known.starts, place, "right")) - 1,
         })  # fmt: skip
-        marked = end
     rule = f"The {MOST_SPANS:,} longest of {len(spans):,} spans." if len(spans) > MOST_SPANS else None
-    if rule:
-        least = sorted((span["bytes"] for span in spans), reverse=True)[MOST_SPANS - 1]
-        spans = [span for span in spans if span["bytes"] >= least][:MOST_SPANS]
+    spans = sorted(sorted(spans, key=lambda span: -span["bytes"])[:MOST_SPANS], key=lambda span: span["start"])
     rules = [known.rule, rule]
     other = copied_runs(held_out, known.text, shortest, hashes)
     return Result(
@@ -314,7 +311,18 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
     )  # fmt: skip
 
 
-def _measure(data: bytes, runs: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+def _side_by_side(runs: Sequence[_Run], length: int) -> list[tuple[int, int, _Run]]:
+    """(start, end) that is left of each run when the longest takes its place first, in order; none without any."""
+    free, placed = np.ones(length, dtype=bool), []
+    for run in sorted(runs, key=lambda run: run[0] - run[1]):
+        left = np.flatnonzero(free[run[0] : run[1]])  # in one piece, since no run lies in another
+        if len(left):
+            placed.append((run[0] + int(left[0]), run[0] + int(left[-1]) + 1, run))
+            free[run[0] : run[1]] = False
+    return sorted(placed)
+
+
+def _measure(data: bytes, runs: Sequence[_Run]) -> dict[str, Any]:
     """share, longest and bytes of a text with these copied runs."""
     marked = copied = longest = 0
     for start, end, _ in runs:
@@ -392,7 +400,7 @@ def window_hashes(data: Bytes, length: int) -> Hashes:
     return found
 
 
-def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> list[tuple[int, int, int]]:
+def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> list[_Run]:
     """(start, end, first place in `known`) of the longest runs of whole characters of `data` that stand in `known`.
 
     Each has at least `shortest` bytes and lies in no other; they are in order, and so are their ends. `known` begins
@@ -404,7 +412,7 @@ def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> lis
     """
     text = np.frombuffer(data, np.uint8)
     places = _places(window_hashes(text, shortest), hashes)
-    runs: list[tuple[int, int, int]] = []
+    runs: list[_Run] = []
     end = shortest
     while end <= len(text):
         start = end - shortest
@@ -420,7 +428,7 @@ def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> lis
             at, end = longer, end + 1
         runs.append((start, end, int(at[0])))
         end += 1
-    return _whole_characters(runs, text, shortest)
+    return _whole_characters(runs, data, known, shortest)
 
 
 def _places(wanted: Hashes, hashes: Hashes) -> dict[int, npt.NDArray[np.int64]]:
@@ -440,10 +448,10 @@ def _places(wanted: Hashes, hashes: Hashes) -> dict[int, npt.NDArray[np.int64]]:
     return {i: groups[k] for i, k in enumerate(kind_of.tolist()) if len(groups[k])}
 
 
-def _whole_characters(runs: list[tuple[int, int, int]], text: Bytes, shortest: int) -> list[tuple[int, int, int]]:
+def _whole_characters(runs: list[_Run], data: bytes, known: Bytes, shortest: int) -> list[_Run]:
     """The runs without parts of characters at their ends; without those that became too short or lie in another."""
-    begins = np.append(_begins(text), True)
-    kept: list[tuple[int, int, int]] = []
+    begins, kept = np.append(_begins(np.frombuffer(data, np.uint8)), True), list[_Run]()
+    searched = b"" if begins.all() else known.tobytes()
     for start, end, place in runs:
         first, last = start, end
         while first < last and not begins[first]:
@@ -454,7 +462,9 @@ def _whole_characters(runs: list[tuple[int, int, int]], text: Bytes, shortest: i
             continue
         if kept and kept[-1][0] == first:  # the one before lies in this one
             kept.pop()
-        kept.append((first, last, place + first - start))
+        if (first, last) != (start, end):  # it may stand earlier than with what was cut off
+            place = searched.find(data[first:last])
+        kept.append((first, last, place))
     return kept
 
 
