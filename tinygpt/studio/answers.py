@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ import tinygpt.inspect as ti
 from tinygpt import checkpoint, records, runs
 from tinygpt.errors import NO_CHECKPOINT, UserError, did_you_mean
 from tinygpt.folders import check_name, is_locked
+from tinygpt.inspect import text
 from tinygpt.inspect.result import Result, arguments_of
 from tinygpt.storage import read_json
 from tinygpt.web import ApiError
@@ -188,8 +189,8 @@ def opening_of(samples: list[dict[str, Any]], tales: bool) -> str:
     """A prompt to begin with: the first words of a tale, or of what the run has written last."""
     if tales:
         return "Once upon a time"
-    text = str(samples[-1].get("text", "")) if samples else ""
-    return " ".join(re.findall(r"\S+", text)[:3])[:40]
+    last = str(samples[-1].get("text", "")) if samples else ""
+    return " ".join(last.split()[:3])[:40]
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
@@ -222,6 +223,12 @@ class Answers:
         arguments = told(lambda: arguments_of(function, given))
         key = (name, exact, stamp, written(arguments))
         return key, lambda: function(self.load(exact, stamp), **arguments).to_json()
+
+    def writing(self, reference: str, given: Mapping[str, Any]) -> Callable[[], Iterator[dict[str, Any]]]:
+        """What gives the steps of `ti.generate` one by one, in the thread that computes."""
+        exact, stamp = self.weights(reference)
+        arguments = told(lambda: arguments_of(self.find("generate", "m"), given))
+        return lambda: text.writing(self.load(exact, stamp), **arguments)[1]
 
     def weights(self, reference: str) -> tuple[str, Any]:
         """RUN@STEP as `ti.load` takes it, by its number where it has one, and what changes when its files do."""
@@ -274,10 +281,9 @@ def told(work: Callable[[], T]) -> T:
     """The result; what a user can cause becomes an ApiError with the same sentence."""
     try:
         return work()
-    except UserError as error:
-        raise ApiError(404 if error.exit_code == NO_CHECKPOINT else 400, str(error)) from None
-    except UnicodeError as error:
-        raise ApiError(400, f"{str(error).rstrip('.')}.") from None
+    except (UserError, UnicodeError) as error:
+        missing = getattr(error, "exit_code", 0) == NO_CHECKPOINT
+        raise ApiError(404 if missing else 400, f"{str(error).rstrip('.')}.") from None
     except OSError as error:  # removed, or replaced, while it was being read
         raise ApiError(404, f"a file of the run cannot be read: {error.strerror or error}.") from None
 

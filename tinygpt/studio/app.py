@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,9 @@ class Studio:
 
         @app.get("/api/models/{reference}/generate/stream")
         async def stream(reference: str, request: Request) -> Response:
-            asked = await asyncio.to_thread(self.answers.of_model, reference, "generate", await arguments(request))
-            return Events(self.steps(asked))
+            return Events(
+                self.write(await asyncio.to_thread(self.answers.writing, reference, await arguments(request)))
+            )
 
         @both("/api/models/{reference}/{function}")
         async def model_function(reference: str, function: str, request: Request) -> Response:
@@ -263,14 +265,28 @@ class Studio:
         finally:
             self.streams -= 1
 
-    async def steps(self, asked: tuple[Any, Callable[[], bytes]]) -> AsyncIterator[bytes]:
-        """The steps of a text that is being written, as events."""
+    async def write(self, writing: Callable[[], Iterator[dict[str, Any]]]) -> AsyncIterator[bytes]:
+        """The steps of a text as events, each when it is written; no further one for a client that has left."""
+        loop, steps, gone = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None](), threading.Event()
+
+        def work() -> None:
+            try:
+                for step in told(writing):
+                    loop.call_soon_threadsafe(steps.put_nowait, step)
+                    if gone.is_set():
+                        break
+            finally:
+                loop.call_soon_threadsafe(steps.put_nowait, None)
+
         try:
-            reply = await self.answers.forwards.submit(lambda: told(asked[1]))
-            for step in read_json(reply)["data"]["steps"]:
+            future = self.answers.forwards.submit(work)
+            while step := await steps.get():
                 yield event(write_json(step))
+            await future
         except ApiError as error:
             yield event(write_json(error.body()), "failed")
+        finally:
+            gone.set()
         yield event(b"{}", "end")
 
     def close(self) -> None:
