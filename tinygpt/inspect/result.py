@@ -127,13 +127,22 @@ def arguments_of(function: Callable[..., Result], given: Mapping[str, Any]) -> d
     return arguments
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
 def _takes_text(hint: Any) -> bool:
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return str in kinds
+    """Whether it is a text, or one of several words."""
+    choices = [word for kind in _kinds(hint) if typing.get_origin(kind) is typing.Literal for word in kind.__args__]
+    return str in _kinds(hint) or any(isinstance(word, str) for word in choices)
 
 
 def _called(hint: Any) -> str:
     """An annotation in words: "a whole number", "a number", ..."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return " or ".join(names.get(kind, "a JSON list or object") for kind in kinds)
+    words = [
+        " or ".join(map(repr, kind.__args__)) if typing.get_origin(kind) is typing.Literal
+        else names.get(kind, "a JSON list or object")
+        for kind in _kinds(hint)
+    ]  # fmt: skip
+    return " or ".join(words)
