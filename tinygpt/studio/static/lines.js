@@ -9,7 +9,8 @@ const HEIGHT = 260, TOP = 14, BOTTOM = 34;
  * lines({label, xName, yName, onpick}): an element; `update({series, marks, points, logX, logY, cursor})` draws.
  *
  * series: [{name, points: [[x, y], ...], faint}]; marks: [[name, y], ...] horizontal; points: [{x, y, name}] to click;
- * cursor: an x that is shown (the slider's step). Arrow keys walk from point to point.
+ * cursor: an x that is shown (the slider's step); ticksX: where the axis is written, else round numbers. Arrow keys walk
+ * from point to point.
  */
 export function lines({label, xName = "step", yName = "", onpick}) {
   const element = h("div", {class: "lines"}), said = h("p", {class: "said", "aria-hidden": "true"}), holder = h("div", {class: "scroll"});
@@ -41,7 +42,7 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       const y = HEIGHT - BOTTOM - ((tick - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
       svg.append(s("line", {x1: left, x2: width - right, y1: y, y2: y, class: "grid"}), s("text", {x: left - 6, y: y + 4, class: "tick end"}, number(data.logY ? 10 ** tick : tick)));
     }
-    for (const tick of ticks(x0, x1, data.logX)) {
+    for (const tick of data.ticksX?.map(fx) ?? ticks(x0, x1, data.logX)) {
       const x = left + ((tick - x0) / (x1 - x0)) * (width - left - right);
       svg.append(s("text", {x, y: HEIGHT - BOTTOM + 16, class: "tick middle"}, number(data.logX ? Math.round(10 ** tick - 1) : tick)));
     }

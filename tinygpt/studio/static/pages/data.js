@@ -167,7 +167,7 @@ function copyFigure(root, context) {
     const rows = reply.data.rows.filter((row, i, every) => !i || row.vocab_size !== every[i - 1].vocab_size);
     const series = [{name: "this copy", points: rows.map((row) => [row.vocab_size, row.bytes_per_token])}];
     sweep.show(reply, h("div", {}, curve, pieces), linesTable("vocabulary", series));
-    curve.update({series, logX: true});
+    curve.update({series, logX: true, ticksX: rows.map((row) => row.vocab_size)});
     const last = rows.at(-1);
     pieces.replaceChildren(`With ${number(last.vocab_size)} tokens, its held-out part begins: `, ...last.pieces_example.map((piece, i) => h("span", {class: `piece shade-${i % 4}`}, piece)));
     announce(`Tokenizers learnt: ${number(last.vocab_size)} tokens, ${number(last.bytes_per_token)} bytes per token.`);

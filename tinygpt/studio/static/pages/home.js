@@ -190,19 +190,14 @@ function mapFigure(root, context) {
 
   /** The rows of a block: norm before a part stands on the way into it, norm after it stands on the stream. */
   function rows(parts) {
-    const out = [];
-    for (let i = 0; i < parts.length; i += 1) {
-      const box = parts[i];
-      if (box.kind === "norm" && parts[i + 1] && parts[i + 1].kind !== "norm" && !out.some((one) => one.pending)) {
-        const before = i === 0 || parts[0].kind === "norm";
-        if (before) { out.push(row("branch", plus(), button(box, true), button(parts[i + 1]))); i += 1; continue; }
-      }
-      out.push(box.kind === "norm" ? row("on-stream", button(box, true)) : row("branch bare", plus(), button(box)));
-    }
-    return out;
+    const before = parts[0].kind === "norm";
+    return parts.map((box, i) => {
+      if (box.kind !== "norm") return before ? null : row("adds bare", plus(), button(box));
+      return before ? row("adds", plus(), button(box, true), button(parts[i + 1])) : row("on-stream", button(box, true));
+    }).filter(Boolean);
   }
 
-  const positions = (box, config) => (config.positions === "learned" ? row("branch bare gives", plus(), button(box)) : row("branch bare apart", button(box)));
+  const positions = (box, config) => (config.positions === "learned" ? row("adds bare gives", plus(), button(box)) : row("adds bare apart", button(box)));
 
   function button(box, small = false) {
     const count = h("span", {class: "box-count"}), bar = h("span", {class: "box-bar"});
