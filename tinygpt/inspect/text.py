@@ -20,7 +20,7 @@ from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import bits_per_byte, generate_documents
 from tinygpt.inference import Continuation, check_request, choose_decoder, encode_prompt, reading, window_start
 from tinygpt.inspect.result import Result, public
-from tinygpt.inspect.tokens import MOST_TOKENS, Data, documents, piece
+from tinygpt.inspect.tokens import MOST_TOKENS, Data, documents, piece, utf8
 from tinygpt.inspect.trace import Model
 from tinygpt.model import NoCache
 from tinygpt.sampling import Sampling, filter_logits
@@ -286,7 +286,7 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
     """
     if not SHORTEST <= shortest <= LONGEST_TEXT:
         raise UserError(f"shortest={shortest} must be between {SHORTEST} and {LONGEST_TEXT:,} bytes.")
-    data = _utf8(text)
+    data = utf8(text)
     if len(data) > LONGEST_TEXT:
         raise UserError(f"the text has {len(data):,} bytes, and at most {LONGEST_TEXT:,} are looked through.")
     run = Data.of(m.run)
@@ -312,13 +312,6 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
         truncated=" ".join(filter(None, rules)) or None, spans=spans, shortest=shortest, **_measure(data, runs),
         held_out=_measure(held_out, other) if held_out else None,
     )  # fmt: skip
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"this is not text: character {error.start} is half of a character.", BAD_INPUT) from None
 
 
 def _measure(data: bytes, runs: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
