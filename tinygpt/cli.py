@@ -571,12 +571,9 @@ def inspect_tokens(
     as_json: JsonOption = False,
 ) -> None:
     """How the run's tokenizer cuts a text: pieces, ids, bytes, and the merges that built each piece."""
-    from tinygpt.folders import resolve
-    from tinygpt.inspect.tokens import render, tokens
-    from tinygpt.tokenizer import Tokenizer
+    from tinygpt.inspect.tokens import render, tokenize
 
-    tokenizer = Tokenizer.load(resolve(run)[0] / "tokenizer.json")
-    result = tokens(tokenizer, read_stdin() if text == "-" else text)
+    result = tokenize(run, read_stdin() if text == "-" else text)
     show(result, render(result), as_json)
 
 

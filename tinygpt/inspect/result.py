@@ -19,6 +19,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,7 +91,11 @@ def _written(bound: inspect.BoundArguments, signature: inspect.Signature) -> str
         parameter = signature.parameters[name]
         if parameter.default is not parameter.empty and value == parameter.default:
             continue
-        shown = f"ti.load({value.reference!r})" if hasattr(value, "reference") else repr(value)
+        shown = repr(value)
+        if hasattr(value, "reference"):  # a checkpoint
+            shown = f"ti.load({value.reference!r})"
+        elif isinstance(folder := getattr(value, "folder", None), Path):  # a run
+            shown = repr(folder.as_posix())
         words.append(shown if parameter.default is parameter.empty and i == len(words) else f"{name}={shown}")
     return ", ".join(words)
 
