@@ -44,6 +44,7 @@ FUNCTIONS: dict[str, tuple[str, str, str]] = {
     "records": ("dynamics", "run", "what a run wrote down while it trained"),
     "checkpoints": ("dynamics", "run", "the steps whose weights can be looked at"),
     "health": ("dynamics", "run", "spikes, norms and updates of each layer over the training"),
+    "tables": ("dynamics", "m", "how far the model is from counting tokens, and from counting pairs"),
     "over_time": ("dynamics", "run", "any function of a checkpoint over all checkpoints"),
     "compare": ("dynamics", "runs", "runs side by side: settings and figures"),
 }
