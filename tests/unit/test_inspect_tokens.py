@@ -247,6 +247,9 @@ def test_arguments_are_read_by_their_annotations():
     assert arguments_of(ti.replay, {"text": "7", "upto": "7"}) == {"text": "7", "upto": 7}
     assert arguments_of(ti.vocab_sweep, {"sizes": "[300, 400]"})["sizes"] == [300, 400]
     assert arguments_of(ti.corpus_stats, {"text": "12", "val_fraction": "0.2"}) == {"text": "12", "val_fraction": 0.2}
+    assert arguments_of(ti.patch_grid, {"clean": "a", "other": "b", "part": "head"})["part"] == "head"
+    with pytest.raises(UserError, match="part='tail' must be one of resid, head, mlp"):
+        arguments_of(ti.patch_grid, {"clean": "a", "other": "b", "part": "tail"})
 
 
 def test_a_tokenizer_is_looked_at_without_torch(run):

@@ -128,12 +128,18 @@ def arguments_of(function: Callable[..., Result], given: Mapping[str, Any]) -> d
 
 
 def _takes_text(hint: Any) -> bool:
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return str in kinds
+    return any(kind is str or typing.get_origin(kind) is typing.Literal for kind in _kinds(hint))
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one annotation."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _called(hint: Any) -> str:
     """An annotation in words: "a whole number", "a number", ..."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(hint))
+    kinds = _kinds(hint)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return " or ".join(names.get(kind, "a JSON list or object") for kind in kinds)
