@@ -21,6 +21,14 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
         signal.signal(getattr(signal, name), handler)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What was left out for want of a browser is said where it is read."""
+    left_out = [r for r in terminalreporter.stats.get("skipped", []) if "NO BROWSER" in str(r.longrepr)]
+    if left_out:
+        terminalreporter.section("NO BROWSER", sep="!", red=True)
+        terminalreporter.line(f"{len(left_out)} tests of the studio's pages were SKIPPED: apt install chromium")
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """One thread, so that sums are added in one order and the machine stays usable; torch only if it is there."""

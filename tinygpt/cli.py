@@ -485,6 +485,22 @@ def serve(
     )  # fmt: skip
 
 
+@app.command()
+def studio(
+    runs_dir: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs.")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one (default: 7860, or the next that is free).")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
+) -> None:  # fmt: skip
+    """Look inside your models in the browser, over their whole training; train others from there."""
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise UserError(f"{runs_dir} is no folder; name the folder that holds your runs.")
+    if (runs_dir / "config.json").is_file():
+        raise UserError(f"{runs_dir} is a run; name the folder that it is in: tinygpt studio {runs_dir.parent}.")
+    from tinygpt.studio.run import run as show_runs
+
+    show_runs(runs_dir, port, not no_browser)
+
+
 @app.command("export")
 def export_command(
     run: RunArgument,

@@ -20,6 +20,7 @@ FUNCTIONS: dict[str, tuple[str, str, str]] = {
     "forward": ("trace", "m", "named activations of a prompt"),
     "explain": ("cells", "m", "one cell of an activation as the sum that it is"),
     "corpus_stats": ("tokens", "run", "what is in a text, and what its split leaks"),
+    "corpus_text": ("tokens", "run", "the beginning of a text, to read and to edit"),
     "tokenize": ("tokens", "m", "pieces, ids, bytes and the merges that built each piece"),
     "replay": ("tokens", "m", "a text after the first merges alone"),
     "merge_tree": ("tokens", "m", "how one token was built"),

@@ -34,6 +34,7 @@ WINDOWS, LENGTH = 32, 128  # of validation text, for `tables`
 # nats per token; for the gradient norm the logarithm counts, so 1.1 is three times the usual.
 SPIKE = {"loss": (8.0, 0.25), "gradient norm": (8.0, 1.1)}
 BEFORE, FEWEST = 20, 5
+PACE = 5  # records whose median tokens per second tell how long the rest takes
 
 
 def open(run: Run | str) -> Run:
@@ -53,7 +54,8 @@ def records(run: Run | str, since: int = 0) -> Result:
     event with "back_to" makes records beyond that step void. marks: baselines and, where it is known, the floor
     [bits/byte]; ln_v: the loss of knowing nothing [nats/token]. samples: of the steps of these records; on tales each
     says whether it is grammatical and consistent as far as it goes, and new. training: whether a process works on the
-    run at this moment; finished: whether it has had all its steps, or stopped early.
+    run at this moment; finished: whether it has had all its steps, or stopped early. left_s: seconds that the rest of
+    the training takes at the pace of the last records; null unless it is being trained.
     """
     run = open(run)
     if since < 0:
@@ -70,9 +72,19 @@ def records(run: Run | str, since: int = 0) -> Result:
     return Result(
         truncated=cut if upto < len(everything) else None, records=counting(after), first=first, next=upto,
         samples=judged(run, samples), marks=run.marks, ln_v=math.log(run.config.model.vocab_size),
-        max_steps=run.config.train.max_steps, training=training,
+        max_steps=run.config.train.max_steps, training=training, left_s=left_s(run, everything) if training else None,
         finished=is_finished(run, counting(everything)) and not training,
     )  # fmt: skip
+
+
+def left_s(run: Run, everything: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds until the last step, at the median pace of the last PACE records; None before the first."""
+    trained = [r for r in everything if r["kind"] == "train" and r["tokens_per_s"]][-PACE:]
+    if not trained:
+        return None
+    config = run.config
+    steps = max(0, config.train.max_steps - trained[-1]["step"])
+    return steps * config.train.batch_size * config.model.block_size / median(r["tokens_per_s"] for r in trained)
 
 
 def is_finished(run: Run, everything: Sequence[Mapping[str, Any]]) -> bool:

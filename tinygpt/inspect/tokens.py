@@ -39,6 +39,7 @@ MOST_PIECES = 4_000  # of one reply
 DEEPEST = 100  # levels of a tree in one reply: JSON readers have a limit
 MOST_SIZES, LARGEST_VOCABULARY = 12, 1 << 16
 EXAMPLE_CHARACTERS = 80
+BETWEEN = "\n\n\n"  # two empty lines: see corpus.files
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -217,12 +218,14 @@ def corpus_stats(
     beginnings of the first, the middle and the last document. duplicates: different documents that stand twice or
     more, with duplicate_examples (text, times). leaks: validation documents of which another copy stands in the rest
     of the text. Training removes copies before it splits (duplicates_removed, known for the run's own text), so leaks
-    tell what would become of this text without that. train_*, val_*: after it.
+    tell what would become of this text without that. train_*, val_*: after it. split: "by document", "tail", "given"
+    or "none", with split_reason.
     """
-    opened, rule, data = open_run(run), None, None
+    opened, rule = open_run(run), None
     if (text, split_seed, val_fraction) == (None, None, None):
         (train, rule), (val, _) = documents(opened, "train"), documents(opened, "val")
         everything: Sequence[str] = [*train, *val]
+        how, why = opened.corpus.get("split"), opened.corpus.get("split_reason")
     else:
         data = opened.config.data
         if text is None:
@@ -239,10 +242,39 @@ def corpus_stats(
             data.split_seed if split_seed is None else split_seed,
         )
         train, val, everything = list(split.train), list(split.val), list(everything)
+        how, why = split.rule, split.reason
     return Result(
         truncated=rule, **_described(everything), **_copies(everything, val),
         duplicates_removed=opened.corpus.get("duplicates_removed") if text is None else None,
         train_documents=len(train), train_bytes=_bytes(train), val_documents=len(val), val_bytes=_bytes(val),
+        split=how, split_reason=why,
+    )  # fmt: skip
+
+
+@public
+def corpus_text(run: Any, most: int = 20_000) -> Result:
+    """The beginning of a run's training text, to read and to edit: whole documents, at most `most` bytes of UTF-8.
+
+    text: documents with two empty lines between them, which is how a text file is cut into documents again; a document
+    that has two empty lines in itself becomes several. documents, bytes: of this text; of_documents, of_bytes: of the
+    whole training text. UserError for `most` outside 1 to MOST_TEXT, or one that no document fits into.
+    """
+    if not 1 <= most <= MOST_TEXT:
+        raise UserError(f"most={most} must be between 1 and {MOST_TEXT:,} bytes.")
+    everything, rule = documents(open_run(run), "train")
+    taken: list[str] = []
+    n_bytes = 0
+    for document in (document.strip("\n") for document in everything):
+        added = len(document.encode()) + (len(BETWEEN) if taken else 0)
+        if n_bytes + added > most:
+            break
+        taken.append(document)
+        n_bytes += added
+    if not taken:
+        raise UserError(f"the first document has more than most={most:,} bytes; ask for more.")
+    return Result(
+        truncated=rule, text=BETWEEN.join(taken), documents=len(taken), bytes=n_bytes, of_documents=len(everything),
+        of_bytes=_bytes(everything),
     )  # fmt: skip
 
 

@@ -16,7 +16,10 @@ if (fragment.has("token")) {
 /** Whether this window may start and stop work. */
 export const mayWork = () => Boolean(sessionStorage.getItem("token"));
 
-export class Refused extends Error {}
+/** The server said no, with a sentence for people. */
+export class Refused extends Error {
+  name = "Refused";
+}
 
 async function turn() {
   if (running >= AT_ONCE) await new Promise((go) => waiting.push(go));

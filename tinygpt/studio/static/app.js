@@ -197,7 +197,7 @@ function pane(page, parent, context) {
         await update(model);
         trouble.replaceChildren();
       } catch (error) {
-        if (error.name !== "Refused" && !(error.message && error.constructor.name === "Refused")) console.error(error);
+        if (error.name !== "Refused") console.error(error);
         trouble.replaceChildren(h("p", {class: "error", role: "alert"}, error.message));
       }
       clearTimeout(slow);

@@ -22,3 +22,56 @@ export function positionOf(tokens, name = "position") {
 
 /** Words for a token in a sentence. */
 export const quoted = (token) => `“${token.shown}”`;
+
+/**
+ * What stands lower on a page is asked for a moment later, one question at a time and only for the newest wish, so that
+ * it never holds up the figure under the reader's hands. Returns want(...arguments) for `work(...arguments)`.
+ */
+export function later(work, failed, wait = 200) {
+  let wish = null, timer = null, busy = false;
+  async function go() {
+    timer = null;
+    if (busy) return;
+    busy = true;
+    while (wish) {
+      const given = wish;
+      wish = null;
+      try {
+        await work(...given);
+      } catch (error) {
+        if (error.name !== "Refused") console.error(error);
+        failed(error);
+      }
+    }
+    busy = false;
+    dispatchEvent(new CustomEvent("drawn"));
+  }
+  return (...given) => {
+    wish = given;
+    if (!busy && timer === null) timer = setTimeout(go, wait);
+  };
+}
+
+const SIGNS = {"\u00b7": " ", "\u00b6": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"};
+const WRITTEN = /\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\[tr\\]|[^]/gu;
+
+/** The text of tokens from what is shown of them (`visible` of tokens.py); null if it ends inside a character. */
+export function textOf(tokens) {
+  const bytes = [], encoder = new TextEncoder();
+  for (const {shown, id} of tokens) {
+    if (isSpecial({shown, id})) continue;
+    for (const [sign] of shown.matchAll(WRITTEN)) {
+      const code = /^\\[xuU]/.test(sign) ? parseInt(sign.slice(2), 16) : null;
+      if (sign.startsWith("\\x") && code !== null) bytes.push(code);
+      else bytes.push(...encoder.encode(code === null ? SIGNS[sign] ?? sign : String.fromCodePoint(code)));
+    }
+  }
+  try {
+    return new TextDecoder("utf-8", {fatal: true, ignoreBOM: true}).decode(new Uint8Array(bytes));
+  } catch {
+    return null;
+  }
+}
+
+/** Whether a token is no text: <bos>, <eos>. */
+export const isSpecial = (token) => token.id < 3 && /^<(bos|eos|unk|pad)>$/.test(token.shown);

@@ -1,3 +1,142 @@
-import {h} from "./dom.js";
-export const did = () => {};
-export const tourBar = () => h("div");
+// The guided tour: a guess first, then a deed on the page; a stop is finished by doing it, not by pressing "next".
+
+import {announce, h} from "./dom.js";
+import {address, go, pageId} from "./state.js";
+
+/**
+ * The stops: page, title, question with choices [words, what to say to it], the deed in words, `done(deed, detail, seen)`
+ * (seen: what this stop remembers), and what it showed. The right choice is `right`.
+ */
+const STOPS = [
+  {
+    page: "tokenizer", title: "Your name in bytes", question: "How many bytes does the name Zoë take?", right: 1,
+    choices: [["3, one for each letter", "Plain Latin letters take one byte each, but ë is not one of those 128: UTF-8 writes it in two."], ["4", "Right: Z and o take one byte each, ë takes two."], ["12, four for each letter", "Four bytes a letter is UTF-32. UTF-8 spends one on the commonest letters and up to four on rare ones."]],
+    deed: "Type your own name into the text field and look at the bytes of its pieces.", done: (deed, detail) => deed === "typed" && detail.text.trim().length > 1,
+    shown: "The model never sees letters. It sees bytes, joined to tokens where the training text had them often.",
+  },
+  {
+    page: "tokenizer", title: "The first merge", question: "Which pair of bytes is joined first?", right: 0,
+    choices: [["the one that stands most often in the text", "Right: byte-pair encoding counts all neighbours and joins the most frequent pair, again and again."], ["the one that comes first in the text", "The place does not matter; only how often a pair occurs."], ["the first two letters of the alphabet", "Nothing knows about alphabets here: only counts."]],
+    deed: "Move the merge slider to 0, then up again until two bytes of your text join.", done: (deed, detail, seen) => { if (deed !== "replay") return false; if (detail.upto === 0) seen.zero = true; return Boolean(seen.zero) && detail.upto > 0 && detail.merged; },
+    shown: "Every token has such a history. Frequent words end as one token; rare names stay in pieces.",
+  },
+  {
+    page: "tokenizer", title: "How large a vocabulary?", question: "If the vocabulary doubles, how many tokens does the same text need?", right: 2,
+    choices: [["half as many", "That would need every new token to join two old ones everywhere. Later merges are rarer and rarer."], ["just as many", "Some pairs do get joined, so the text gets shorter."], ["somewhat fewer: each new merge is rarer than the last", "Right: the curve flattens, while the embedding table keeps growing."]],
+    deed: "Move the vocabulary slider and watch the bytes per token.", done: (deed) => deed === "vocabulary",
+    shown: "That is why loss per token misleads: with larger tokens each one carries more. Bits per byte compare.",
+  },
+  {
+    page: "embeddings", title: "Neighbours", question: "Before training, which tokens lie near to a word?", right: 1,
+    choices: [["words of similar meaning", "Nothing is learnt yet: the vectors are random numbers."], ["whatever chance put there", "Right: the first vectors are random, so neighbours mean nothing yet."], ["words of similar spelling", "The model does not see spelling: to it a token is a number."]],
+    deed: "Pick a token, and look at its neighbours at step 0 and at the last step (the checkpoint slider is in the header).", done: (deed, detail, seen) => { if (deed !== "neighbours") return false; if (detail.first) seen.first = true; if (detail.last) seen.last = true; return Boolean(seen.first && seen.last); },
+    shown: "Tokens that are used alike end up near each other. Rare tokens hardly leave their start.",
+  },
+  {
+    page: "generate", title: "Your guess against its guess", question: "Does the model know one next token, or something else?", right: 1,
+    choices: [["one token", "It gives every token of the vocabulary a probability; sampling then picks one."], ["a probability for every token", "Right: always a whole distribution. What is written depends on the draw, too."], ["a whole sentence", "Only one token at a time; sentences come from repeating it."]],
+    deed: "Type a beginning of your own, write down your guess of the next token, then uncover the bars.", done: (deed) => deed === "guess",
+    shown: "The surprise at what really follows, averaged, is the loss that training makes small.",
+  },
+  {
+    page: "attention", title: "Without the mask", question: "The mask hides later tokens. What happens to the prediction at an early token if a later word changes?", right: 0,
+    choices: [["nothing, with the mask; it moves, without", "Right: that is what the mask is for. Without it, training would be copying the answer."], ["it moves in both cases", "With the mask it cannot: later tokens never enter the sum."], ["nothing in both cases", "Without the mask, later tokens are looked at like all others."]],
+    deed: "Switch the mask off, then change a later word of the prompt.", done: (deed, _, seen) => { if (deed === "mask_off") seen.off = true; return deed === "edit_after_mask_off" && Boolean(seen.off); },
+    shown: "A model trained without the mask has a wonderful loss and writes nonsense: it has learnt to peek.",
+  },
+  {
+    page: "attention", title: "Take a head away", question: "What happens to the model if one head is set to zero?", right: 2,
+    choices: [["it writes nonsense", "Most heads can be spared: others and the residual stream carry on."], ["nothing at all, ever", "Some heads matter a lot for some tokens. Only trying tells."], ["it depends on the head: measure it", "Right. A label says what a head looks at; ablation says whether it matters."]],
+    deed: "Find the head with the highest previous-token score, pick it, and set it to zero.", done: (deed, detail) => deed === "ablate" && detail.best,
+    shown: "What a head looks at and whether it matters are two questions. Here you see both.",
+  },
+  {
+    page: "lens", title: "Reading the layers", question: "At which layer does the model know the answer?", right: 1,
+    choices: [["at the last one only", "Often earlier layers already lean to it; the last ones sharpen."], ["it grows over the layers", "Right: each block adds to the stream, and the answer rises through the ranks."], ["at the embedding", "The embedding knows the current token alone: a bigram model at best."]],
+    deed: "Click a cell to choose it as the target, and follow its rank over the layers.", done: (deed) => deed === "lens",
+    shown: "The last row is the model's output; the rows above are what it would say if it stopped there.",
+  },
+  {
+    page: "generate", title: "Hotter", question: "What does temperature 1.5 do to the bars?", right: 0,
+    choices: [["it makes them more alike", "Right: scores are divided by 1.5 before the softmax, so rare tokens get a chance."], ["it makes the tallest one taller", "That is a temperature below 1."], ["it changes their order", "The order stays; only the distances change."]],
+    deed: "Raise the temperature to 1.5.", done: (deed, detail) => deed === "temperature" && detail.value >= 1.5,
+    shown: "Temperature changes the draw, not the model: the probabilities it was trained for are those at 1.",
+  },
+  {
+    page: "training", title: "Watch it grow", question: "What does a model learn first?", right: 1,
+    choices: [["grammar", "Grammar needs the words first."], ["how often each token occurs", "Right: frequencies first, then pairs, then words, then who is meant."], ["the first sentence of the text", "Only a text that it reads again and again is learnt by heart, and that comes last."]],
+    deed: "Drag the checkpoint slider in the header from step 0 to the last step.", done: (deed) => deed === "slider_moved",
+    shown: "The same slider drives every page: watch a head become a previous-token head, or words gather on the map.",
+  },
+  {
+    page: "memorisation", title: "Learning by heart", question: "A model reads 20 KB of text two hundred times. What will it write?", right: 0,
+    choices: [["sentences of that text, word for word", "Right: with so little text, reciting is the cheapest way to a low loss."], ["new sentences in that style", "For that it needs far more text than it has numbers to store it."], ["nothing sensible", "On the contrary: it will sound perfect, since it recites."]],
+    deed: "On the Training page, train on 20 KB of text; then let it write here and find a sentence that it recites (40 bytes or more).", done: (deed, detail) => deed === "memorised" && detail.longest >= 40,
+    shown: "The figure beside it, for text it has never seen, tells copying from ordinary phrases.",
+  },
+];
+
+const KEY = "tinygpt-tour";
+let progress = read(), bar = null;
+
+function read() {
+  try {
+    return {stop: 0, open: false, guess: null, finished: false, seen: {}, ...JSON.parse(localStorage.getItem(KEY))};
+  } catch {
+    return {stop: 0, open: false, guess: null, finished: false, seen: {}};
+  }
+}
+
+function change(patch) {
+  progress = {...progress, ...patch};
+  localStorage.setItem(KEY, JSON.stringify(progress));
+  if (bar?.isConnected) bar.replaceWith(tourBar());
+}
+
+/** A page tells of a deed; if it is what the stop asks for, the stop is finished. */
+export function did(deed, detail = {}) {
+  const stop = STOPS[progress.stop];
+  if (!progress.open || !stop || progress.finished || progress.guess === null) return;
+  const seen = {...progress.seen};
+  if (stop.done(deed, detail, seen)) {
+    change({finished: true, seen});
+    announce(`Done. ${stop.shown}`);
+  } else if (JSON.stringify(seen) !== JSON.stringify(progress.seen)) change({seen});
+}
+
+/** The tour as it stands, for the top of a page. */
+export function tourBar() {
+  bar = build();
+  return bar;
+}
+
+function build() {
+  const stop = STOPS[progress.stop];
+  const closed = h("div", {class: "row tour-closed"});
+  if (!progress.open) {
+    if (pageId() === "home" || progress.stop > 0) closed.append(h("button", {type: "button", class: progress.stop ? "small" : "", onclick: () => change({open: true})}, progress.stop >= STOPS.length ? "The tour again" : progress.stop ? `Go on with the tour (stop ${progress.stop + 1} of ${STOPS.length})` : `Take the guided tour (${STOPS.length} stops, about 40 minutes)`));
+    return closed;
+  }
+  const hide = h("button", {type: "button", class: "small", onclick: () => change({open: false})}, "Hide the tour");
+  if (!stop) {
+    return h("section", {class: "tour", "aria-label": "Tour"}, h("h2", {}, "The tour is over"), h("p", {}, "You have seen how text becomes tokens, tokens become vectors, vectors look at each other, and how all of that grew. What next? Change a setting, fork a run, and compare."), h("div", {class: "row"}, h("button", {type: "button", class: "small", onclick: () => change({stop: 0, guess: null, finished: false, seen: {}})}, "From the beginning"), hide));
+  }
+  const head = h("div", {class: "row"}, h("h2", {}, `Stop ${progress.stop + 1} of ${STOPS.length}: ${stop.title}`), h("progress", {max: STOPS.length, value: progress.stop + (progress.finished ? 1 : 0), "aria-label": "Tour"}), hide);
+  const guessed = progress.guess !== null;
+  const answers = h("div", {class: "answers", role: "group", "aria-label": "Your guess"}, stop.choices.map(([words], i) => h("button", {type: "button", "aria-pressed": String(progress.guess === i), disabled: guessed && progress.guess !== i, onclick: () => {
+    change({guess: i});
+    announce(stop.choices[i][1]);
+    document.querySelector(".tour")?.querySelector("a, button.go")?.focus();
+  }}, words)));
+  const here = pageId() === stop.page;
+  const way = h("a", {href: address(stop.page), onclick: (event) => { event.preventDefault(); go(address(stop.page)); }}, "Go to the page.");
+  const parts = [head, h("p", {}, h("strong", {}, "Guess first. "), stop.question), answers];
+  if (guessed) parts.push(h("p", {}, stop.choices[progress.guess][1]));
+  if (guessed && !progress.finished) parts.push(h("p", {}, h("strong", {}, "Now do it. "), stop.deed, " ", !here && way));
+  if (progress.finished) parts.push(h("p", {}, h("strong", {}, "✓ Done. "), stop.shown), h("div", {class: "row"}, h("button", {type: "button", class: "primary go", onclick: () => {
+    const next = STOPS[progress.stop + 1];
+    change({stop: progress.stop + 1, guess: null, finished: false, seen: {}});
+    if (next && next.page !== pageId()) go(address(next.page));
+  }}, progress.stop + 1 < STOPS.length ? "To the next stop" : "Finish")));
+  return h("section", {class: "tour", "aria-label": "Tour"}, parts);
+}

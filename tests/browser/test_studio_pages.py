@@ -1,0 +1,186 @@
+"""Every page of the studio in a real browser: without an error, for everyone, and true to its Python lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from command_line import environment
+
+PAGES = [
+    "home", "data", "tokenizer", "embeddings", "forward", "attention", "lens", "generate", "memorisation", "training",
+    "compare",
+]  # fmt: skip
+PROMPT = "The fox found a red kite"
+LINES_OF_A_FRESH_PROCESS = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import tinygpt.inspect as ti
+for line in json.load(sys.stdin):
+    print(json.dumps([line, eval(line).to_json().decode()]))
+"""
+
+
+def path(page: str) -> str:
+    return "/" if page == "home" else f"/{page}"
+
+
+def with_state(watched, page: str) -> None:
+    watched.open(path(page), run="story", prompt=PROMPT, runs=json.dumps(["story", "gpt2"]))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_no_error_and_fits_wide_and_narrow_light_and_dark(watch, page):
+    """E4, E7: 360 px without sideways scroll, no console error, no request off the machine, nothing serious for axe."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width, scheme in ((1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")):
+        watched = watch(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        with_state(watched, page)
+        here = f"{page} at {width} px, {scheme}"
+        assert watched.errors == [], here
+        assert watched.strangers == [], here
+        assert watched.page.locator("main .error").all_inner_texts() == [], here
+        assert len(watched.page.locator("main .about").inner_text().split()) > 12, f"{here}: it says what one looks at"
+        assert watched.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (
+            f"{here}: scrolls sideways"
+        )
+        found = Axe().run(watched.page).response["violations"]
+        serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+        assert serious == [], here
+        watched.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_lines_of_a_page_give_its_numbers(watch, studio, page):
+    """E1: every reply that a page drew is given again, byte for byte, by its Python line in a fresh process."""
+    watched = watch()
+    with_state(watched, page)
+    bodies = watched.bodies()
+    assert bodies, "a page without one number"
+    done = subprocess.run(
+        [sys.executable, "-c", LINES_OF_A_FRESH_PROCESS], input=json.dumps(list(bodies)), cwd=studio.home,
+        env=environment(studio.home), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    again = dict(json.loads(line) for line in done.stdout.splitlines())
+    for line, body in bodies.items():
+        assert again[line] == body.decode(), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_figure_has_its_python_line_and_table(watch, page):
+    watched = watch()
+    with_state(watched, page)
+    figures = watched.page.locator("figure.figure:visible")
+    assert figures.count() > 0
+    for i in range(figures.count()):
+        button = figures.nth(i).get_by_role("button", name="Python", exact=True)
+        if button.is_enabled():
+            button.click()
+            assert "ti." in figures.nth(i).locator("pre").first.inner_text()
+    assert watched.page.locator("figure .python pre").count() > 0
+    assert watched.errors == []
+
+
+def test_the_slider_and_the_pin_drive_the_page(watch):
+    watched = watch()
+    watched.open("/attention", run="story", prompt=PROMPT)
+    page = watched.page
+    slider = page.get_by_role("slider", name="Checkpoint")
+    slider.focus()
+    slider.press("Home")
+    watched.settle()
+    assert "step=0" in page.url
+    page.get_by_role("button", name="Pin").click()
+    slider.press("End")
+    watched.settle()
+    assert page.locator(".pane").count() == 2
+    asked = {body.split(b'"step":')[1].split(b",")[0] for body in watched.bodies().values()}
+    assert {b"0", b"60"} <= asked
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Checkpoint", "the focus stays"
+    page.reload()
+    watched.settle()
+    assert page.locator(".pane").count() == 2, "the address holds the state"
+    assert watched.errors == []
+
+
+def test_a_heat_map_is_walked_by_keys_and_speaks(watch):
+    watched = watch()
+    watched.open("/attention", run="story", prompt=PROMPT)
+    page = watched.page
+    canvas = page.locator("canvas[tabindex='0']").last
+    canvas.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        canvas.press(key)
+    first = page.locator("#live").inner_text()
+    canvas.press("ArrowUp")
+    assert first and page.locator("#live").inner_text() not in ("", first)
+
+
+@pytest.mark.parametrize("deficiency", ["protanopia", "deuteranopia", "tritanopia", "achromatopsia"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_scale_stays_a_scale_without_colour_vision(watch, deficiency, scheme):
+    """Every step of the ramp differs in lightness from the one before, in one direction, whatever eyes look at it."""
+    from matplotlib.image import imread
+
+    watched = watch(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    watched.open("/attention", run="story", prompt=PROMPT)
+    session = watched.context.new_cdp_session(watched.page)
+    session.send("Emulation.setEmulatedVisionDeficiency", {"type": deficiency})
+    ramp = watched.page.locator(".ramp").first
+    ramp.scroll_into_view_if_needed()
+    picture = imread(io.BytesIO(ramp.screenshot()))[..., :3] @ (0.2126, 0.7152, 0.0722)  # (height, width)
+    n = watched.page.locator(".ramp").first.locator("span").count()
+    row = [picture[len(picture) // 2, int((i + 0.5) * picture.shape[1] / n)] for i in range(n)]
+    steps = [b - a for a, b in pairwise(row)]
+    assert all(step < 0 for step in steps) or all(step > 0 for step in steps), row
+
+
+def test_text_is_never_markup(watch):
+    """R20: script strings as prompts make no script node, no dialog, no request, and stand there as text."""
+    attacks = [
+        "<script>window.hit=1</script>", "<img src=x onerror=window.hit=1>", "</textarea><svg onload=window.hit=1>",
+        "javascript:window.hit=1", "\"><iframe srcdoc='<script>parent.hit=1</script>'>", "{{constructor}}", "</script>",
+    ]  # fmt: skip
+    watched = watch()
+    dialogs = []
+    watched.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    for page in ("tokenizer", "attention", "generate", "lens", "memorisation"):
+        for attack in attacks:
+            watched.open(path(page), run="story", prompt=attack, text=attack)
+            assert watched.page.evaluate("document.scripts.length") == 1
+            assert watched.page.evaluate("document.querySelectorAll('iframe, main img, main script').length") == 0
+            assert watched.page.evaluate("window.hit") is None
+    assert (dialogs, watched.strangers) == ([], [])
+
+
+def test_all_of_a_page_can_be_reached_by_tab(watch):
+    """E4: no button, field or link of a page lies out of the keyboard's way."""
+    watched = watch()
+    for name in PAGES:
+        with_state(watched, name)
+        page = watched.page
+        page.evaluate("document.activeElement.blur()")
+        reached = set()
+        for _ in range(250):
+            page.keyboard.press("Tab")
+            mark = page.evaluate(
+                "(() => { const e = document.activeElement; if (!e || e === document.body) return null;"
+                " e.dataset.reached = '1'; return [...document.querySelectorAll('*')].indexOf(e); })()"
+            )
+            if mark is None or mark in reached:
+                break
+            reached.add(mark)
+        # where arrow keys move the choice (pieces, radio buttons), one of the group is in the way of Tab
+        left = page.evaluate(
+            "[...document.querySelectorAll('main :is(button, a[href], input, select, textarea, canvas)')].filter((e) =>"
+            " !e.dataset.reached && !e.disabled && e.tabIndex >= 0 && e.offsetParent && e.type !== 'radio')"
+            ".map((e) => e.outerHTML.slice(0, 120))"
+        )
+        assert left == [], name
