@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygpt.inspect as ti
-from tinygpt.errors import USAGE
+from tinygpt.errors import USAGE, UserError
 from tinygpt.inspect import tokens as module
 from tinygpt.inspect.result import arguments_of
 from tinygpt.runs import create, open_run
