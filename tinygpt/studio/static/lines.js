@@ -6,7 +6,8 @@ import {announce, h, number, s} from "./dom.js";
 const HEIGHT = 260, TOP = 14, BOTTOM = 34;
 
 /**
- * lines({label, xName, yName, onpick}): an element; `update({series, marks, points, logX, logY, cursor})` draws.
+ * lines({label, xName, yName, onpick}): an element; `update({series, marks, points, logX, logY, cursor})` draws;
+ * there xName and yName can be given anew.
  *
  * series: [{name, points: [[x, y], ...], faint}]; marks: [[name, y], ...] horizontal; points: [{x, y, name}] to click;
  * cursor: an x that is shown (the slider's step). Arrow keys walk from point to point.
@@ -14,10 +15,12 @@ const HEIGHT = 260, TOP = 14, BOTTOM = 34;
 export function lines({label, xName = "step", yName = "", onpick}) {
   const element = h("div", {class: "lines"}), said = h("p", {class: "said", "aria-hidden": "true"}), holder = h("div", {class: "scroll"});
   element.append(holder, said);
+  const usual = {xName, yName};
   let data = null, at = null;
 
   element.update = (next) => {
-    data = {marks: [], points: [], logX: false, logY: false, ...next};
+    data = {marks: [], points: [], logX: false, logY: false, ...usual, ...next};
+    ({xName, yName} = data);
     draw();
   };
 
@@ -30,7 +33,7 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       return;
     }
     const ends = data.series.map((line) => line.name).concat(data.marks.map(([name]) => name));
-    const right = Math.min(150, 14 + 7 * Math.max(...ends.map((name) => name.length)));
+    const right = Math.min(150, 16 + 7.8 * Math.max(...ends.map((name) => name.length)));
     const left = 52;
     const fx = (x) => (data.logX ? Math.log10(x + 1) : x), fy = (y) => (data.logY ? Math.log10(y) : y);
     const xs = all.map(([x]) => fx(x)), ys = all.map(([, y]) => fy(y)).concat(data.marks.filter(([, y]) => usable(y, data.logY) && !data.zoom).map(([, y]) => fy(y)));
