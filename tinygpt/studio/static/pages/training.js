@@ -58,7 +58,7 @@ export default {
     const quality = context.run.tales ? figure(root, "Its stories, judged", "The built-in stories come from a grammar, so it can be checked whether a story of the model's own follows it, keeps its facts, and is new.") : null;
 
     // --- the records, and what comes ---
-    let run = null, spikes = null, healthReply = null, over = new Map(), model = null, closed = false, stop = () => {}, timer = null;
+    let run = null, spikes = null, healthReply = null, over = new Map(), model = null, closed = false, following = false, stop = () => {}, timer = null;
     context.ended.push(() => { closed = true; stop(); clearTimeout(timer); });
 
     function take(news) {
@@ -72,7 +72,8 @@ export default {
       const was = run.data.training;
       Object.assign(run.data, {next: news.next, training: news.training, finished: news.finished, left_s: news.left_s});
       if (news.records.some((r) => r.kind === "health" || r.kind === "event" || r.kind === "eval") || was !== news.training) spikes = null;
-      if (was && !news.training) { stop(); announce(`${model.run} has ended.`); context.refreshRuns(); }
+      if (was && !news.training) { stop(); following = false; announce(`${model.run} has ended.`); }
+      if (was !== news.training || news.records.some((r) => r.kind === "health" || r.kind === "eval")) context.refreshRuns().then(() => closed || set({}), () => {}); // there may be another checkpoint
       timer ??= setTimeout(async () => { timer = null; if (!closed) await draw(); }, REDRAW_MS);
     }
 
@@ -157,11 +158,12 @@ export default {
       }
       weights.hidden = false;
       const turned = (rows) => layers.map((_, i) => rows.map((row) => row[i]));
-      const columns = steps.map(String), common = {rows: layers, columns, rowName: "layer", columnName: "step", cell: 34};
+      const columns = steps.map(String), common = {rows: layers.map((name) => name.replace(/^block /, "")), columns, rowName: "layer", columnName: "step", cell: 34};
       const [byLayer, normsByLayer] = [turned(ratios), turned(norms)];
       ratioMap.update({...common, max: HIGH - LOW, values: byLayer.map((row) => row.map((x) => (x === null ? null : x <= 0 ? 0 : Math.max(0, Math.min(HIGH - LOW, Math.log10(x) - LOW))))), say: (i, j) => `${layers[i]}, step ${columns[j]}: an update is ${number(byLayer[i][j])} of the weights`});
-      normMap.update({...common, values: normsByLayer, say: (i, j) => `${layers[i]}, step ${columns[j]}: length ${number(normsByLayer[i][j])}`});
-      normScale.replaceChildren(legend("0", number(Math.max(...norms.flat()))));
+      const sizes = norms.flat().filter((x) => x > 0), [least, most] = [Math.min(...sizes), Math.max(...sizes)]; // colours by the logarithm: embeddings are far longer than the rest
+      normMap.update({...common, max: 1, values: normsByLayer.map((row) => row.map((x) => (x > 0 ? Math.max(0.001, Math.log(x / least) / Math.log(most / least || 2)) : 0))), say: (i, j) => `${layers[i]}, step ${columns[j]}: length ${number(normsByLayer[i][j])}`});
+      normScale.replaceChildren(legend(number(least), number(most)));
       health.show(healthReply, ratioBody, matrixTable("layer", layers, columns, byLayer));
       weights.show(healthReply, normBody, matrixTable("layer", layers, columns, normsByLayer));
     }
@@ -178,8 +180,15 @@ export default {
       tables.show({python: found.map(([, reply]) => reply.python).join("\n")}, tablesBody, linesTable("step", series));
     }
 
+    const measure = h("button", {type: "button", onclick: () => { asked = true; wantTables(); }}, "Measure the checkpoints there are");
+    let asked = false;
+
     const wantTables = later(async () => {
       const mine = turn, steps = context.run.steps.map((entry) => entry.step);
+      if (run.data.training && !asked) {
+        tables.show(null, h("div", {}, h("p", {class: "note"}, "Measured when the training has ended, so as not to slow it down."), measure), null);
+        return;
+      }
       if (!steps.length) { tables.show(null, h("p", {class: "note"}, "There is no checkpoint yet."), null); return; }
       for (const step of steps) {
         if (!measured.has(step)) {
@@ -235,7 +244,7 @@ export default {
       if (quality && model.step !== null) drawQuality();
       if (measured.size) drawTables();
       wantTables();
-      if (run.data.training && !stop.running) { live(); stop.running = true; }
+      if ((run.data.training || model.info?.training) && !following) { following = true; live(); }
       const steps = context.run.steps.map((entry) => entry.step);
       if (model.step === steps[0]) first = true;
       if (first && steps.length > 1 && model.step === steps.at(-1)) did("slider_moved");
@@ -311,7 +320,7 @@ function form(context, problem, trouble, started) {
   function arrange() {
     textBox.hidden = source !== "text" && source !== "other";
     preset.hidden = source === "fork" || source === "other";
-    for (const input of [...Object.values(fields), name]) input.placeholder = source === "fork" && input !== name ? "unchanged" : "by itself";
+    for (const input of [...Object.values(fields), name]) input.placeholder = source === "fork" && input !== name ? "as it is" : "by itself";
     amount.hidden = unit === "same";
     if (source !== "fork" && unit === "same") { unit = "minutes"; units.set(unit); amount.hidden = false; }
     units.querySelector("option[value='same']").disabled = source !== "fork";
