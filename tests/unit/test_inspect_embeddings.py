@@ -196,7 +196,7 @@ def test_the_python_line_gives_the_same_bytes(m, first, call):
 def test_arguments_are_read_by_their_annotations():
     assert arguments_of(ti.neighbours, {"token": "4", "metric": "dot"}) == {"token": 4, "metric": "dot"}
     assert arguments_of(ti.projection, {"basis": "7", "most": "9"}) == {"basis": "7", "most": 9}
-    refused(USAGE, "metric='l2' must be cosine or dot", arguments_of, ti.neighbours, {"token": 4, "metric": "l2"})
+    refused(USAGE, "metric='l2' must be 'cosine' or 'dot'", arguments_of, ti.neighbours, {"token": 4, "metric": "l2"})
 
 
 def test_frequencies_are_those_of_the_run_that_is_asked(m, first, trained):
