@@ -171,7 +171,7 @@ def test_signs_get_a_diverging_scale_and_amounts_an_even_one():
     signed, plain = (Result({"a": "query key"}, a=np.array(rows)) for rows in ([[-1.0, 3.0]], [[1.0, 3.0]]))
     (image,) = axes_of(signed)[0].images
     assert image.get_cmap().name == "RdBu_r" and image.get_clim() == (-3.0, 3.0)
-    assert axes_of(plain)[0].images[0].get_cmap().name == "viridis"
+    assert axes_of(plain)[0].images[0].get_cmap().name == "viridis_r"
 
 
 def test_a_heat_map_is_labelled_by_its_tokens_and_every_head_has_its_own():
