@@ -17,5 +17,5 @@ def test_a_word_is_read_as_it_stands() -> None:
 
 
 def test_another_word_is_refused_with_the_words_there_are() -> None:
-    with pytest.raises(UserError, match="metric='manhattan' must be 'cosine' or 'dot'."):
+    with pytest.raises(UserError, match=r"metric='manhattan' must be 'cosine' or 'dot'\."):
         arguments_of(near, {"metric": "manhattan"})

@@ -110,12 +110,21 @@ def principal_axes(centred: Table) -> Table:
 
 @public
 def norms(m: Model, most: int = 400) -> Result:
-    """Length of each token's vector (`norm`, L2) beside how often it stands in the training text (in `points`).
+    """Length of each token's vector (`norm`, L2), and what is left of its start, for the tokens of `projection`.
 
-    For the same tokens as `projection`. What is rare is hardly trained and stays near its start.
+    start: cosine of the vector and the same token's at the first step that the run kept, `first_step`; 1: the same
+    direction. points tell how often each token stands in the training text. tied: whether the head shares the table:
+    if not, a token that the text does not have gets no gradient and keeps its direction; if so, every step pushes it
+    away, for it is never the next token.
     """
     ids = chosen_tokens(m, most)
-    return Result({"norm": "token"}, points=described(m, ids), norm=np.linalg.norm(vectors(m)[ids], axis=1))
+    first_step = min(steps_kept(m.run.folder), default=m.step)
+    first = m if first_step == m.step else load(f"{m.run.folder.as_posix()}@{first_step}")
+    rows, begun = vectors(m)[ids], vectors(first)[ids]
+    lengths, begun_lengths = np.linalg.norm(rows, axis=1), np.linalg.norm(begun, axis=1)
+    start = (rows * begun).sum(axis=1) / np.maximum(lengths * begun_lengths, 1e-12)
+    return Result({"norm": "token", "start": "token"}, points=described(m, ids), norm=lengths, start=start,
+                  first_step=first_step, tied=m.config.tied)  # fmt: skip
 
 
 def chosen_tokens(m: Model, most: int) -> list[int]:

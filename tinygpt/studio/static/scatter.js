@@ -25,7 +25,7 @@ const SHAPES = [ // around 0, 0
 export function scatter({label, onpick}) {
   const element = h("div", {class: "scatter"}), said = h("p", {class: "said", "aria-hidden": "true"}), holder = h("div", {class: "scroll"}), keys = h("p", {class: "legend"});
   const frame = s("g"), rings = s("g"), marks = s("g"), ring = s("circle", {r: 9, class: "ring", visibility: "hidden"}), tag = s("text", {class: "tag"});
-  const svg = s("svg", {viewBox: `0 0 ${SIZE} ${SIZE}`, tabindex: "0", role: "img"}, frame, rings, marks, ring, tag);
+  const svg = s("svg", {viewBox: `0 0 ${SIZE} ${SIZE + 6}`, tabindex: "0", role: "img"}, frame, rings, marks, ring, tag);
   holder.append(svg);
   element.append(keys, holder, said);
   let points = [], places = [], drawn = [], current = null, identity = "";
@@ -66,7 +66,7 @@ export function scatter({label, onpick}) {
     frame.replaceChildren(s("rect", {x: EDGE / 2, y: EDGE / 2, width: SIZE - EDGE, height: SIZE - EDGE, class: "frame"}),
       ...xTicks.flatMap(([value, words]) => [s("line", {x1: px(value), x2: px(value), y1: EDGE / 2, y2: SIZE - EDGE / 2, class: "grid"}), s("text", {x: px(value), y: SIZE - EDGE / 2 - 4, class: "tick middle"}, words)]),
       ...yTicks.flatMap(([value, words]) => [s("line", {x1: EDGE / 2, x2: SIZE - EDGE / 2, y1: py(value), y2: py(value), class: "grid"}), s("text", {x: EDGE / 2 + 4, y: py(value) - 3, class: "tick"}, words)]),
-      s("text", {x: SIZE / 2, y: SIZE - 1, class: "tick middle"}, xName), s("text", {x: EDGE / 2, y: 9, class: "tick"}, yName));
+      s("text", {x: SIZE / 2, y: SIZE + 2, class: "tick middle"}, xName), s("text", {x: EDGE / 2, y: 9, class: "tick"}, yName));
     const now = JSON.stringify([points.map((point) => point.name), groups]);
     if (now !== identity) {
       identity = now;
