@@ -42,8 +42,11 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       const y = HEIGHT - BOTTOM - ((tick - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
       svg.append(s("line", {x1: left, x2: width - right, y1: y, y2: y, class: "grid"}), s("text", {x: left - 6, y: y + 4, class: "tick end"}, number(data.logY ? 10 ** tick : tick)));
     }
+    let written = -Infinity;
     for (const tick of data.ticksX?.map(fx) ?? ticks(x0, x1, data.logX)) {
       const x = left + ((tick - x0) / (x1 - x0)) * (width - left - right);
+      if (x - written < 40) continue;
+      written = x;
       svg.append(s("text", {x, y: HEIGHT - BOTTOM + 16, class: "tick middle"}, number(data.logX ? Math.round(10 ** tick - 1) : tick)));
     }
     svg.append(s("text", {x: (left + width - right) / 2, y: HEIGHT - 3, class: "tick middle"}, xName + (data.logX ? " (log)" : "")), s("text", {x: 4, y: TOP - 2, class: "tick"}, yName + (data.logY ? " (log)" : "")));

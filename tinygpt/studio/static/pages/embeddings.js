@@ -51,9 +51,10 @@ export default {
     root.append(h("div", {class: "near-map"}, left, right));
     const map = mapFigure(left), near = nearFigure(right), norms = normFigure(left), places = positionsFigure(right);
     return async (model) => {
-      const [projected, lengths] = await Promise.all([call(model, "projection"), call(model, "norms")]);
-      const token = chosen(projected.data.points, context);
-      const [found] = await Promise.all([call(model, "neighbours", {token, metric: get("metric", "cosine"), k: 12}), places.draw(model), map.scale(model), norms.scale(model)]);
+      const [token] = await Promise.all([chosen(model, context), places.draw(model), map.scale(model), norms.scale(model)]);
+      const found = await call(model, "neighbours", {token, metric: get("metric", "cosine"), k: 12});
+      const also = [token, ...found.data.neighbours.map((row) => row.id)];
+      const [projected, lengths] = await Promise.all([call(model, "projection", {also}), call(model, "norms", {also: [token]})]);
       map.draw(projected, token, found);
       near.draw(found, model);
       norms.draw(lengths, token);
@@ -64,10 +65,10 @@ export default {
 const pick = (token) => { set({token}); did("token", {id: token}); };
 
 /** The token of the address, else a word that is neither among the very commonest nor rare. */
-function chosen(points, context) {
+async function chosen(model, context) {
   const wanted = getNumber("token");
   if (wanted !== undefined && wanted >= 0 && wanted < context.run.vocab_size) return wanted;
-  const word = (point) => point.space && point.case === "lower" && point.shown.length > 4;
+  const {points} = (await call(model, "projection")).data, word = (point) => point.space && point.case === "lower" && point.shown.length > 4;
   return (points.slice(100).find(word) ?? points.find(word) ?? points[0]).id;
 }
 
@@ -98,7 +99,7 @@ function mapFigure(root) {
     const near = new Set(found.data.neighbours.map((row) => row.id));
     map.update({groups, box, named: 90, picked: index(points, token), marked: points.flatMap((point, i) => (near.has(point.id) ? [i] : [])), xName: "first direction", yName: "second direction",
       points: points.map((point, i) => ({x: xy[i][0], y: xy[i][1], name: point.shown, group: groupOf(point), say: `“${point.shown}”, ${groups[groupOf(point)]}, ${times(point.count)} in the training text`}))});
-    told.textContent = `The two directions hold ${percent(explained[0] + explained[1])} of how much the rows of this checkpoint differ; the rest lies in directions that a flat map cannot show.${index(points, token) === null ? " The picked token is not on the map: it shows the most frequent ones, and single letters." : ""}`;
+    told.textContent = `The two directions hold ${percent(explained[0] + explained[1])} of how much the rows of this checkpoint differ; the rest lies in directions that a flat map cannot show. It has the most frequent tokens, single letters, and those that are ringed.`;
     element.show(reply, drawing, {columns: ["token", "id", "first", "second", "case", "leading space", "digit", "times"], rows: points.map((point, i) => [point.shown, point.id, xy[i][0], xy[i][1], point.case, point.space ? "yes" : "no", point.digit ? "yes" : "no", point.count])});
   };
   return element;

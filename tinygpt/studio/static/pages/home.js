@@ -221,7 +221,7 @@ function mapFigure(root, context) {
     detail.replaceChildren(
       h("div", {class: "row detail-head"}, h("span", {class: `swatch kind-${box.kind}`, "aria-hidden": "true"}), h("h3", {}, box.label), h("span", {class: "badge"}, box.part)),
       h("p", {}, WORDS[box.kind][1] + words),
-      h("pre", {class: "formula", "aria-label": "Formula"}, box.formula),
+      h("pre", {class: "box-formula", "aria-label": "Formula"}, box.formula),
       h("dl", {class: "detail-facts"}, fact("Gives", box.shape), fact("Trained numbers", box.parameters ? `${number(box.parameters)}` : "none of its own"), fact("Work for one token", box.flops ? `${millions(box.flops)} FLOPs` : "next to none"), fact("Memory", `${bytes(box.memory_bytes)} for ${number(data.config.block_size)} tokens`)),
       box.weights.length ? h("div", {}, h("p", {class: "weights-title"}, "Weights"), h("ul", {class: "weights"}, box.weights.map((weight) => h("li", {}, h("span", {class: "mono"}, weight.name), h("span", {class: "mono soft"}, weight.shape.map((n) => number(n)).join(" × ")))))) : "",
       h("p", {class: "see"}, context.link(box.page, `See it work: ${names[box.page] ?? box.page} →`, Number.isFinite(layer) ? {layer} : {})));
