@@ -218,7 +218,7 @@ def test_tokens_beside_the_frequent_ones_move_no_axis(m):
     assert both["xy"][: len(ids)].tobytes() == alone["xy"].tobytes()
     assert both["explained"] == alone["explained"]
     assert [point["id"] for point in ti.norms(m, most=30, also=others)["points"]] == ids + others
-    refused(USAGE, "outside this vocabulary", ti.projection, m, also=[320])
+    refused(USAGE, "outside this vocabulary", ti.projection, m, None, 30, [320])
 
 
 def test_start_is_the_cosine_with_the_first_row(m, first):

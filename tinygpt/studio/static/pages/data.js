@@ -184,7 +184,8 @@ function copyFigure(root, context) {
     if (!answer) return;
     did("train", {text: true});
     await context.refreshRuns();
-    go(address("training", {run: answer.job.run, step: ""}));
+    set({step: null, pin: null});
+    go(address("training", {run: answer.job.run}));
   }
   context.ended.push(() => clearTimeout(timer));
 

@@ -32,15 +32,16 @@ export default {
   view(root, context) {
     if (!context.runs.length) return welcome(root, context);
     root.classList.add("home");
+    const begun = h("p", {role: "status"});
+    root.append(begun);
     const map = mapFigure(root, context), shares = sharesFigure(root);
     const list = h("section", {class: "run-list"});
     root.append(list);
     return async (model) => {
       runList(list, context, model);
-      if (model.step === null) {
-        map.hidden = shares.hidden = true;
-        return;
-      }
+      map.hidden = shares.hidden = model.step === null;
+      begun.replaceChildren(...(model.step === null ? [`${model.run} has just begun, and its first checkpoint comes within seconds. `, context.link("training", "Watch it train"), "."] : []));
+      if (model.step === null) return;
       const sizes = {n_embd: getNumber("width"), n_layers: getNumber("depth"), vocab_size: getNumber("vocab")};
       const own = Object.values(sizes).every((value) => value === undefined);
       const prompt = promptOf(context);
