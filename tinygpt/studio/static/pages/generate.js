@@ -1,9 +1,9 @@
 // What comes next: the model's probabilities, what the sliders make of them, and the text that drawing from them writes.
 
-import {call, follow} from "../api.js";
+import {call} from "../api.js";
 import {bars, barsTable} from "../bars.js";
 import {colour, onColour} from "../colour.js";
-import {announce, bytes, choice, h, labelled, number, percent, s, slider, toggle} from "../dom.js";
+import {announce, bytes, h, labelled, number, percent, s, slider, toggle} from "../dom.js";
 import {figure} from "../figure.js";
 import {legend} from "../heatmap.js";
 import {lines, linesTable} from "../lines.js";
@@ -15,6 +15,7 @@ import {did} from "../tour.js";
 const SHOWN = 12; // bars; the rest is "all others"
 const MOST_ROWS = 2000; // of next_token
 const MORE = 40; // tokens of one "Write on"
+const REVEAL_MS = 30;
 const USUAL = {temperature: 0.6, top_k: 0, top_p: 1, min_p: 0, seed: 0}; // of `tinygpt generate`
 const NO_SLIDERS = {temperature: 1, top_k: 0, top_p: 1, min_p: 0};
 
@@ -94,10 +95,10 @@ export default {
     };
     const textRow = h("div", {class: "row"}, Object.values(buttons)), textHolder = h("div", {class: "written"}), textNote = h("p", {class: "note"});
     const textBody = h("div", {}, textHolder, textRow, textNote);
-    let streaming = false; // the next redraw shows tokens as they come
+    let writing = false; // the next redraw shows new tokens one by one
 
     function write(n) {
-      streaming = n > 1;
+      writing = n > 1;
       set({written: getNumber("written", 0) + n, at: null});
       did("generate");
     }
@@ -105,7 +106,7 @@ export default {
     // --- the text ---
     let front = [], last = null; // tokens of prompt and branch; the reply of generate
 
-    function drawText(steps, model, running = false) {
+    function drawText(steps, running = false) {
       const tokens = [...front, ...steps], at = getNumber("at", null), focus = textHolder.contains(document.activeElement);
       const share = (i) => (i < front.length ? 0 : steps[i - front.length].probability);
       const list = pieces(tokens, {
@@ -122,13 +123,12 @@ export default {
       const text = given(context), n = getNumber("written", 0);
       front = (await call(model, "tokenize", {text})).data.pieces;
       const asked = {prompt: text, max_new_tokens: n, ...settings()};
-      if (streaming && n) {
-        streaming = false;
-        await stream(model, asked);
-      }
+      const shown = last?.data.steps.length ?? 0;
       last = await call(model, "generate", asked);
       const {steps} = last.data;
-      drawText(steps, model);
+      if (writing && steps.length > shown) await reveal(steps, shown);
+      writing = false;
+      drawText(steps);
       const full = front.length + steps.length >= (context.run?.block_size ?? Infinity);
       const ended = last.data.finish_reason === "stop";
       for (const name of ["one", "more"]) buttons[name].disabled = covered() || ended || full;
@@ -144,17 +144,15 @@ export default {
       return {text, steps};
     }
 
-    /** Show tokens as they are written; ends at once when something else is wanted. */
-    function stream(model, asked) {
-      return new Promise((done) => {
-        const steps = [], query = new URLSearchParams(Object.entries(asked).map(([name, value]) => [name, String(value)]));
-        const end = () => { stop(); deaf(); done(); };
-        const stop = follow(`/api/models/${encodeURIComponent(model.run)}@${model.step}/generate/stream?${query}`, (step) => {
-          steps.push(step);
-          drawText(steps, model, true);
-        }, end);
-        const deaf = listen(end);
-      });
+    /** Show tokens one by one, as they are written; all at once when something else is wanted. */
+    async function reveal(steps, from) {
+      let hurry = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      const deaf = listen(() => { hurry = true; });
+      for (let n = from + 1; n < steps.length && !hurry; n += 1) {
+        drawText(steps.slice(0, n), true);
+        await new Promise((go) => setTimeout(go, REVEAL_MS));
+      }
+      deaf();
     }
 
     // --- the bars ---

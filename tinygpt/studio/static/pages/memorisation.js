@@ -1,10 +1,10 @@
 // What of a text also stands in the training text, word for word: copying against composing.
 
-import {call, callRun} from "../api.js";
+import {call} from "../api.js";
 import {choice, h, labelled, number, percent, slider} from "../dom.js";
 import {figure} from "../figure.js";
 import {lines, linesTable} from "../lines.js";
-import {later, promptOf} from "../parts.js";
+import {later, nearestStep, promptOf, recordsOf} from "../parts.js";
 import {get, getNumber, set} from "../state.js";
 import {did} from "../tour.js";
 
@@ -41,19 +41,16 @@ export default {
     const marked = figure(root, "Copied from the training text", "Underlined: this run of bytes also stands in the training text and cannot be made longer at either end.");
     const grown = figure(root, "Copies over the training", "Each checkpoint writes with the same prompt and seed. A longest copy far above that of unseen text, while the loss on unseen text rises, is learning by heart.");
     const facts = h("dl", {class: "facts"}), said = h("p", {class: "verdict"}), text = h("p", {class: "text copied", tabindex: "0", role: "region", "aria-label": "The text with its copies marked"});
-    const list = h("div", {}), key = h("p", {class: "legend"}, h("span", {class: "key"}, h("mark", {class: "copy"}, "copied"), "also stands in the training text"), h("span", {class: "key"}, h("mark", {class: "copy longest"}, "copied"), "the longest copy"), h("span", {class: "key"}, h("span", {class: "given-text"}, "given"), "your prompt"));
+    const list = h("div", {}), key = h("p", {class: "legend"}, h("span", {class: "key"}, h("mark", {class: "copy"}, "copied"), "also stands in the training text"), h("span", {class: "key"}, h("mark", {class: "copy longest"}, "copied"), "the longest copy"), h("span", {class: "key"}, h("span", {class: "given-text"}, "given"), "the prompt, which is not counted"));
     const body = h("div", {}, said, facts, text, key, list);
 
-    function draw(reply, whole, promptLength) {
+    function draw(reply, whole, before) {
       const {spans, longest, share, held_out: heldOut} = reply.data, picked = getNumber("span", null), focus = document.activeElement?.closest?.(".copied") ? document.activeElement.dataset.span : null;
       const characters = [...whole]; // places count characters, as in Python
       const parts = [];
       let at = 0;
-      const plain = (from, to) => {
-        const cut = Math.min(Math.max(from, promptLength), to);
-        if (cut > from) parts.push(h("span", {class: "given-text"}, characters.slice(from, cut).join("")));
-        if (to > cut) parts.push(characters.slice(cut, to).join(""));
-      };
+      if (before) parts.push(h("span", {class: "given-text"}, before));
+      const plain = (from, to) => to > from && parts.push(characters.slice(from, to).join(""));
       const most = spans.findIndex((span) => span.bytes === longest);
       spans.forEach((span, i) => {
         plain(at, span.start);
@@ -84,17 +81,14 @@ export default {
     const losses = lines({label: "Loss on validation text", yName: "nats", onpick: (point) => go(point.x)});
     const progress = h("p", {class: "note", role: "status"}), drawing = h("div", {}, progress, h("h4", {}, "Longest copy"), chart, h("div", {class: "columns"}, h("div", {}, h("h4", {}, "Share copied"), shares), h("div", {}, h("h4", {}, "Loss on unseen text"), losses)));
     const found = new Map(); // what was asked -> reply of memorised
-    let records = null, recordsOf = null;
+    let records = null;
 
-    const go = (x) => {
-      const steps = context.run.steps.map((entry) => entry.step);
-      set({step: steps.reduce((best, step) => (Math.abs(step - x) < Math.abs(best - x) ? step : best), steps[0])});
-    };
+    const go = (x) => set({step: nearestStep(context.run, x)});
 
     let turn = 0;
     const wantGrown = later(async (model) => {
       const mine = turn, asked = writing(context), shortest = setting("shortest");
-      if (recordsOf !== model.run) { records = await callRun(model.run, "records"); recordsOf = model.run; }
+      records ??= await recordsOf(model.run);
       const points = [];
       for (const {step} of model.info.steps) {
         const name = JSON.stringify([model.run, step, asked, shortest]);
@@ -127,11 +121,11 @@ export default {
       if (pasted()) {
         const own = get("text");
         if (!own) marked.show(null, h("p", {class: "note"}, "Paste a text above."), null);
-        else draw(await call(model, "memorised", {text: own, shortest: setting("shortest")}), own, 0);
+        else draw(await call(model, "memorised", {text: own, shortest: setting("shortest")}), own, "");
       } else {
         const asked = writing(context), {text: written} = (await call(model, "generate", asked)).data;
         if (!written) marked.show(null, h("p", {class: "note"}, "The model ended the text at once; another seed or beginning helps."), null);
-        else draw(await call(model, "memorised", {text: written, shortest: setting("shortest")}), written, 0);
+        else draw(await call(model, "memorised", {text: written, shortest: setting("shortest")}), written, asked.prompt);
       }
       grown.hidden = pasted();
       if (!pasted()) wantGrown(model);
