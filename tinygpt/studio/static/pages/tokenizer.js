@@ -110,7 +110,7 @@ function tree(root) {
 function replayFigure(root) {
   const element = figure(root, "Replay the merges", "Start from single bytes and apply what the tokenizer learnt, in its order. Two pieces that the next merge will join are framed.");
   const list = h("p", {class: "pieces replayed"}), told = h("p", {class: "next-merge", role: "status"}), drawing = h("div");
-  let control = null, built = null, coming = null, steps = 0;
+  let control = null, built = null, coming = null, steps = 0, came = null;
   const go = (upto) => { control?.set(upto); set({upto}); };
   const first = h("button", {type: "button", class: "small", onclick: () => go(0)}, "Bytes");
   const next = h("button", {type: "button", class: "small primary", onclick: () => coming && go(coming.rank + 1)}, "Next merge ▸");
@@ -140,7 +140,10 @@ function replayFigure(root) {
     for (let i = 0; after && i + 1 < now.length; i += 1) if (now[i].shown === after.left && now[i + 1].shown === after.right && !joins.has(i)) { joins.add(i); joins.add(i + 1); }
     list.replaceChildren(...now.slice(0, 400).map((piece, i) => h("span", {class: `piece shade-${i % 4}${joins.has(i) ? " joins" : ""}`, title: `id ${piece.id}, bytes ${piece.start} to ${piece.end}`}, piece.shown)), now.length > 400 ? h("span", {class: "note"}, `… ${now.length - 400} more`) : "");
     element.show(reply, drawing, {columns: ["piece", "id", "bytes (hex)", "from byte", "to byte"], rows: now.map((piece) => [piece.shown, piece.id, piece.bytes, piece.start, piece.end])});
-    did("replay", {upto, merged: now.some((piece) => piece.bytes.length > 2)});
+    const deed = {upto, merged: now.some((piece) => piece.bytes.length > 2)};
+    if (came && came.upto !== upto) did("replay", came); // from where the slider comes
+    did("replay", deed);
+    came = deed;
   };
   return element;
 }
