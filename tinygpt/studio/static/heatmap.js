@@ -1,6 +1,6 @@
 // A matrix as cells: darker is more. Arrow keys walk over the cells, and what is under the cursor is said below.
 
-import {colour, onColour, pixel} from "./colour.js";
+import {colour, inks, onColour, pixel} from "./colour.js";
 import {announce, h, number} from "./dom.js";
 
 const FONT = "12px ui-monospace, monospace";
@@ -34,13 +34,12 @@ export function heatmap({label, onpick, onmove}) {
   function draw() {
     if (!element.isConnected && !data) return;
     const {rows, columns, values} = data;
-    const context = base.getContext("2d"), ratio = devicePixelRatio || 1, css = getComputedStyle(document.documentElement);
-    const ink = css.getPropertyValue("--ink"), soft = css.getPropertyValue("--soft"), accent = css.getPropertyValue("--accent");
+    const context = base.getContext("2d"), ratio = devicePixelRatio || 1, {ink, soft, accent} = inks();
     context.font = FONT;
     const widest = (names) => Math.min(110, Math.max(0, ...names.map((name) => context.measureText(name).width)));
     const width = room || element.clientWidth || 600;
     const left = rows.length > 1 || rows[0] ? Math.ceil(widest(rows)) + 10 : 2;
-    const smallest = data.texts ? 34 : 3;
+    const smallest = data.texts ? 52 : 3;
     const size = Math.max(smallest, Math.min(data.cell, Math.floor((width - left - 4) / columns.length)));
     const cellWidth = data.texts ? Math.max(size, Math.min(76, Math.floor((width - left - 4) / columns.length))) : size;
     const height = data.height ?? (data.texts ? 26 : size);

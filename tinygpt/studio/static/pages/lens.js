@@ -5,6 +5,7 @@ import {figure, matrixTable} from "../figure.js";
 import {heatmap, legend} from "../heatmap.js";
 import {lines, linesTable} from "../lines.js";
 import {memory} from "../memory.js";
+import {fixedScale} from "../scale.js";
 import {positionOf, promptBox, promptOf, quoted} from "../parts.js";
 import {get, getJson, getNumber, set} from "../state.js";
 import {did} from "../tour.js";
@@ -93,7 +94,7 @@ export default {
       chance.show(reply, chanceBody, linesTable("blocks passed", curve));
       place.show(reply, rank, linesTable("blocks passed", stairs));
 
-      showShares(share, others, top, p, target);
+      showShares(model, share, others, top, p, target);
       showPatch(model, prompt, tokens, counted, target, patched, wanted);
     };
 
@@ -111,7 +112,7 @@ export default {
       if (focused) candidates.querySelector(`[data-id="${focused}"]`)?.focus({preventScroll: true});
     }
 
-    function showShares(reply, difference, top, p, target) {
+    function showShares(model, reply, difference, top, p, target) {
       const {parts, share, token, other, logit, sum} = reply.data;
       pair.set(difference);
       order.set(get("order") === "model");
@@ -129,7 +130,7 @@ export default {
         rivals.replaceChildren(h("span", {class: "control-name"}, "rather than"), ...rivalList.map((one) => h("button", {type: "button", class: "small mono", "data-id": one.id, "aria-pressed": String(one.id === other?.id), onclick: () => set({foil: one.id})}, one.shown)));
         if (focused) rivals.querySelector(`[data-id="${focused}"]`)?.focus({preventScroll: true});
       }
-      list.replaceChildren(bars(sorted, {format: (x) => number(x), wide: true}));
+      list.replaceChildren(bars(sorted, {max: fixedScale(`shares ${model.run} ${difference}`, [share]), format: (x) => number(x), wide: true}));
       wrote.show(reply, wroteBody, barsTable("part", "share of the logit", all));
     }
 
