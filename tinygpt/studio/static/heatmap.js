@@ -141,9 +141,18 @@ export function heatmap({label, onpick, onmove}) {
     if (cursor && to[0] === cursor[0] && to[1] === cursor[1]) return;
     cursor = to;
     show();
+    if (aloud) reveal(...cursor);
     tell(aloud);
     onmove?.(...cursor);
   }
+
+  /** Scroll the frame until the cell is seen. */
+  function reveal(i, j) {
+    const {left, top, width, height} = layout, x = left + j * width, y = top + i * height;
+    if (x - frame.scrollLeft < 0 || x + width - frame.scrollLeft > frame.clientWidth) frame.scrollLeft = x - frame.clientWidth / 2;
+    if (y - frame.scrollTop < 0 || y + height - frame.scrollTop > frame.clientHeight) frame.scrollTop = y - frame.clientHeight / 2;
+  }
+  element.reveal = (i, j) => layout && reveal(i, j);
 
   function cellAt(event) {
     const box = canvas.getBoundingClientRect();

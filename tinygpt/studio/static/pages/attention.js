@@ -232,7 +232,7 @@ export default {
       if (!reply) return;
       const both = labels && labels.reply.model.step === reply.model.step ? {...reply, python: `${reply.python}\n${labels.reply.python}`} : reply;
       const kinds = ["previous", "first", "current", "same", "induction"];
-      all.show({...both, truncated: null}, all.holder ??= h("div", {class: "scroll"}, grid), labels && (() => ({columns: ["head", "label", "score", "at step 0", ...kinds], rows: labels.reply.data.labels.map((entry) => [headName(entry.layer, entry.head), entry.label, entry.score, entry.at_start, ...kinds.map((kind) => entry.scores[kind])])})));
+      all.show(both, all.holder ??= h("div", {class: "scroll"}, grid), labels && (() => ({columns: ["head", "label", "score", "at step 0", ...kinds], rows: labels.reply.data.labels.map((entry) => [headName(entry.layer, entry.head), entry.label, entry.score, entry.at_start, ...kinds.map((kind) => entry.scores[kind])])})));
     }
 
     async function measure(model, prompt, edits) {

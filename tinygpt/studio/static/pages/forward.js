@@ -155,7 +155,12 @@ export default {
       map.update({rows: shown.slice(first), columns, values, max, height: looked ? null : values.length > 40 ? 12 : 18, cell: looked ? 26 : 12, ring: looked ? null : [position - first, null], rowName: looked ? "the token that looks" : "token", columnName: looked ? "the token looked at" : "channel",
         ...(inside ? {cursor} : {}), say: (i, j) => `${looked ? `“${shown[i]}” at “${shown[j]}”` : `“${shown[i + first]}”, channel ${j}`}: ${values[i][j] === null ? "hidden, it comes later" : number(values[i][j], 4)}`});
       if (mapKey.dataset.max !== `${max}${name}`) { mapKey.dataset.max = `${max}${name}`; mapKey.replaceChildren(legend("0", number(max), kindOf(name) !== "pattern")); }
-      picture.show(whole, picture.holder ??= h("div", {}, heads, map, mapKey), matrixTable("token", shown.slice(first), columns, values));
+      picture.show(whole, picture.holder ??= h("div", {class: "tall"}, heads, map, mapKey), matrixTable("token", shown.slice(first), columns, values));
+      const seen = `${name} ${position} ${tokens.length}`; // the chosen token's row, where the picture is taller than its frame
+      if (map.dataset.seen !== seen) {
+        map.dataset.seen = seen;
+        requestAnimationFrame(() => map.reveal(inside ? cursor[0] : position - first, inside ? cursor[1] : 0));
+      }
       const index = inside ? chosen : looked ? [head, position, Math.max(0, position - 1)] : [position, 0];
       explain(model, prompt, name, index);
     };
