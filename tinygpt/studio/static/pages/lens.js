@@ -66,13 +66,16 @@ export default {
     return async (model) => {
       const prompt = promptOf(context), wanted = get("target") === "" ? null : getNumber("target", null);
       if (second !== document.activeElement && second.value !== get("other")) second.value = get("other");
+      const others = get("difference") !== "0", foil = getNumber("foil", -1);
+      const shares = (token, position) => ask(model, "attribution", {prompt, ...(token === null ? {} : {token}), position, ...(!others ? {difference: false} : foil >= 0 && foil !== token ? {other: foil} : {})});
+      // Where the token to explain is known (chosen, or the model's own at the end), both questions go out at once.
+      const early = wanted !== null || get("position") === "" ? shares(wanted, getNumber("position", -1)) : null;
+      early?.catch(() => {});
       const reply = await ask(model, "lens", wanted === null ? {prompt} : {prompt, target: wanted});
       const {tokens, rows, top, targets, first_position: first} = reply.data, position = Math.max(first, positionOf(tokens)), p = position - first;
       const shown = tokens.slice(first).map((token) => token.shown), target = targets[p], last = position === tokens.length - 1;
-      const others = get("difference") !== "0";
-      const given = {prompt, token: target.id, position, ...(others ? getNumber("foil", -1) >= 0 && getNumber("foil", -1) !== target.id ? {other: getNumber("foil")} : {} : {difference: false})};
       const [share, counted, patched] = await Promise.all([
-        ask(model, "attribution", given),
+        (early ?? shares(target.id, position)).then((reply) => (reply.data.token.id === target.id ? reply : shares(target.id, position))),
         get("other") ? ask(model, "tokenize", {text: get("other")}) : null,
         patchedReply(model, prompt, tokens),
       ]);
