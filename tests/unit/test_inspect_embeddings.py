@@ -161,7 +161,8 @@ def test_learned_positions_are_compared(m, make_model):
     expected = cosine_similarity(table[:, None], table[None], dim=-1).numpy()
     assert found["pooled"] == 3 and found["similarity"].shape == (50, 50) and "3 x 3" in found.truncated
     assert found["similarity"][4, 7] == pytest.approx(expected[12:15, 21:24].mean(), abs=1e-6)
-    assert ti.positions(with_positions(m, make_model, preset="gpt2", block_size=65))["similarity"].shape == (33, 33)
+    last = ti.positions(with_positions(m, make_model, preset="gpt2", block_size=65))["similarity"]
+    assert last.shape == (33, 33) and last[32, 32] == pytest.approx(1)  # a block of one position
 
 
 def test_rotary_positions_turn_as_the_model_turns_them(m, make_model):
