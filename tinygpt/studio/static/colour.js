@@ -7,25 +7,35 @@ const STOPS = { // lightness, chroma, hue
 };
 const tables = {}, words = {};
 
-export const theme = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+let name = darkness.matches ? "dark" : "light"; // kept here, because pictures ask for it at every cell
+let ink = null;
+darkness.addEventListener("change", () => { [name, ink] = [darkness.matches ? "dark" : "light", null]; });
+
+export const theme = () => name;
+
+/** The colours of lines and letters on a canvas: {ink, soft, accent}. */
+export function inks() {
+  if (ink) return ink;
+  const css = getComputedStyle(document.documentElement);
+  return (ink = Object.fromEntries(["ink", "soft", "accent"].map((one) => [one, css.getPropertyValue(`--${one}`)])));
+}
 
 /** "rgb(...)" for a share of the scale from 0 to 1. */
 export function colour(share) {
-  const name = theme();
   tables[name] ??= Array.from({length: 257}, (_, i) => rgb(between(STOPS[name], i / 256)));
   return tables[name][Math.round(256 * Math.min(1, Math.max(0, share || 0)))];
 }
 
 /** The same as four bytes in one number, for the pixels of an ImageData; the places of nothing are 0. */
 export function pixel(share) {
-  const name = theme();
   words[name] ??= Uint32Array.from({length: 257}, (_, i) => new Uint32Array(Uint8ClampedArray.of(...channels(between(STOPS[name], i / 256)), 255).buffer)[0]);
   return words[name][Math.round(256 * Math.min(1, Math.max(0, share || 0)))];
 }
 
 /** The text that stands on it: paper or ink, whichever is seen. */
 export function onColour(share) {
-  const dark = theme() === "dark";
+  const dark = name === "dark";
   return (share > 0.52) === dark ? "#14141c" : "#ffffff";
 }
 
