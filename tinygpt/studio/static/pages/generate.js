@@ -28,7 +28,7 @@ const covered = () => get("predict") !== "off" && get("uncovered") !== "1";
 function goOnFrom(context, text, more = {}) {
   const prompt = promptOf(context);
   if (text.startsWith(prompt)) set({branch: text.slice(prompt.length) || null, at: null, ...more});
-  else set({prompt: text, branch: null, at: null, ...more});
+  else set({prompt: text, branch: null, at: null, guess: null, ...more});
 }
 
 export default {
@@ -121,11 +121,11 @@ export default {
 
     async function updateText(model) {
       const text = given(context), n = getNumber("written", 0);
-      front = (await call(model, "tokenize", {text})).data.pieces;
       const asked = {prompt: text, max_new_tokens: n, ...settings()};
       const shown = last?.data.steps.length ?? 0;
       last = await call(model, "generate", asked);
-      const {steps} = last.data;
+      const {steps, tokens} = last.data;
+      front = tokens;
       if (writing && steps.length > shown) await reveal(steps, shown);
       writing = false;
       drawText(steps);
@@ -158,7 +158,9 @@ export default {
     // --- the bars ---
     const barBody = h("div", {});
 
-    async function updateBars(model, text, steps) {
+    const barsOf = (model, prompt) => call(model, "next_token", {prompt, ...sliders(), most: SHOWN});
+
+    async function updateBars(model, steps, ahead) {
       const tokens = [...front, ...steps], at = getNumber("at", null), picked = at !== null && at < tokens.length ? tokens[at] : null;
       const before = picked ? textOf(tokens.slice(0, at)) : textOf(tokens);
       if (covered()) {
@@ -171,7 +173,7 @@ export default {
         barFigure.fail(new Error("The text ends in the middle of a character here; choose the first token of that character."));
         return;
       }
-      const reply = await call(model, "next_token", {prompt: before, ...sliders(), most: SHOWN});
+      const reply = await (ahead ?? barsOf(model, before));
       const {rows, others, kept, entropy} = reply.data;
       const shown = rows.map((row) => ({name: row.shown, value: row.drawn, second: row.probability, token: row, picked: picked?.id === row.id}));
       shown.push({name: "all others", value: others.after, second: others.before, token: null});
@@ -268,9 +270,12 @@ export default {
     }, cacheFigure.fail);
 
     return async (model) => {
+      const atEnd = !getNumber("written", 0) && getNumber("at", null) === null && !covered();
+      const ahead = atEnd ? barsOf(model, given(context)) : null; // need not wait for the text
+      ahead?.catch(() => {});
       const {text, steps} = await updateText(model);
       const end = textOf([...front, ...steps]) ?? text;
-      await Promise.all([updateBars(model, text, steps).catch(barFigure.fail), updateGuess(model)]);
+      await Promise.all([updateBars(model, steps, ahead).catch(barFigure.fail), updateGuess(model)]);
       wantTree(model, end);
       wantCost(model, get("text") || end);
       wantCache(model, promptOf(context));
@@ -297,7 +302,7 @@ function explain(parts, {rows}, vocabulary, step) {
 
 // --- the tree --------------------------------------------------------------------------------------------------------
 
-const STEP = 150, ROW = 32, BOX = 104;
+const STEP = 158, ROW = 32, BOX = 116;
 
 /** Continuations from left to right. Arrow keys walk: right to a child, left to the parent, up and down to the next. */
 function drawTree(root, onpick) {

@@ -52,7 +52,7 @@ export default {
     const gradient = curve(small, "Gradient norm", "How steep the loss is. Jumps here come before jumps of the loss.", "");
     const speed = curve(small, "Speed", "Tokens read in a second.", "tokens/s");
     const samples = figure(root, "What it writes", "A sample at the step of the slider, or the last one before it. Drag the slider from step 0 to the end and read.");
-    const tables = figure(root, "Frequencies first, then pairs", "How far each checkpoint's predictions are from two plain tables: counts of tokens, and counts of pairs. Which table it is nearest to tells what it has learnt so far; then it leaves both behind.");
+    const tables = figure(root, "How near it is to plain counting", "Distance of each checkpoint's predictions from two tables counted in the training text: how often each token occurs, and how often after the token before it. Low: it predicts like that table. Then it leaves both behind.");
     const health = figure(root, "How far each update moves the weights", "Length of an update over length of the layer's weights. About a thousandth is healthy at a steady rate: far more shakes what was learnt, far less learns nothing.");
     const weights = figure(root, "Length of the weights", "L2 norm over the matrices of each layer. Growth without end is a sign of a rate that is too high or of missing weight decay.");
     const quality = context.run.tales ? figure(root, "Its stories, judged", "The built-in stories come from a grammar, so it can be checked whether a story of the model's own follows it, keeps its facts, and is new.") : null;
@@ -169,7 +169,7 @@ export default {
     }
 
     // --- frequencies first, then pairs ---
-    const tablesChart = lines({label: "Distance from counts", yName: "nats", onpick: jump}), tablesProgress = h("p", {class: "note", role: "status"}), tablesBody = h("div", {}, tablesChart, tablesProgress);
+    const tablesChart = lines({label: "Distance from counts", yName: "nats", onpick: jump}), tablesProgress = h("p", {class: "table-said", role: "status"}), tablesBody = h("div", {}, tablesChart, tablesProgress);
     const measured = new Map();
     let turn = 0;
 
@@ -199,9 +199,19 @@ export default {
         }
         if (closed || turn !== mine) return;
       }
-      tablesProgress.textContent = "";
       drawTables();
+      tablesProgress.textContent = order();
     }, tables.fail, 600);
+
+    /** What was learnt first, by when each table was nearest. */
+    function order() {
+      const nearest = (name) => [...measured].reduce((best, [step, reply]) => (reply.data[name] < best.nats ? {step, nats: reply.data[name]} : best), {step: null, nats: Infinity});
+      const [singles, pairs] = [nearest("unigram"), nearest("bigram")], start = Math.min(...measured.keys());
+      const said = `Nearest to token counts (${number(singles.nats)} nats) at step ${number(singles.step)}, to pair counts (${number(pairs.nats)}) at step ${number(pairs.step)}`;
+      if (pairs.step > singles.step) return `${said}: frequencies first, then pairs.`;
+      if (pairs.step === start && pairs.nats < singles.nats) return `${said}: its first weights were counted from pairs (setting start), so training begins where others must get first. Fork it with random first weights to see frequencies, then pairs.`;
+      return `${said}.`;
+    }
 
     // --- its stories ---
     const judge = h("button", {type: "button", onclick: () => judgeNow()}, "Let it write 20 stories and judge them"), verdicts = h("div", {}), qualityBody = h("div", {}, judge, verdicts);
@@ -315,6 +325,7 @@ function form(context, problem, trouble, started) {
   const name = h("input", {type: "text", autocomplete: "off", spellcheck: "false", placeholder: "by itself"});
   for (const [field, words] of SETTINGS) fields[field] = h("input", {type: "text", inputmode: "decimal", autocomplete: "off", placeholder: "by itself", "aria-label": words});
   const from = choice("Learn from", [["fork", `the text of ${parent} (fork it: same text, same settings)`], ["other", `another text, in the size of ${parent}`], ["text", "a text of my own"], ["tales", "the built-in stories"]], source, (value) => { source = value; arrange(); });
+  const weights = choice("First weights", [["", "as usual"], ["random", "random"], ["pairs", "counted from pairs"]], "", () => {});
   const go = h("button", {class: "primary"}, "Start");
 
   function arrange() {
@@ -332,6 +343,7 @@ function form(context, problem, trouble, started) {
     problem.replaceChildren();
     const job = {kind: "train", settings: {}};
     for (const [field, input] of Object.entries(fields)) if (input.value.trim()) job.settings[field] = input.value.trim();
+    if (weights.querySelector("select").value) job.settings.start = weights.querySelector("select").value;
     if (source === "fork") job.run = parent;
     else if (source === "tales") job.corpus = "tales";
     else if (!text.value) { trouble(new Error("There is no text yet: paste one, or choose a file.")); text.focus(); return; }
@@ -352,5 +364,5 @@ function form(context, problem, trouble, started) {
       started(answer);
     } catch (error) { trouble(error); }
     go.disabled = false;
-  }}, from, textBox, units, amount, preset, h("fieldset", {}, h("legend", {}, "Settings; empty ones are chosen by themselves"), SETTINGS.map(([field, words]) => h("div", {class: "control"}, h("span", {class: "control-name", "aria-hidden": "true"}, words), fields[field]))), labelled("Name", name), go);
+  }}, from, textBox, units, amount, preset, h("fieldset", {}, h("legend", {}, "Settings; empty ones are chosen by themselves"), SETTINGS.map(([field, words]) => h("div", {class: "control"}, h("span", {class: "control-name", "aria-hidden": "true"}, words), fields[field])), weights), labelled("Name", name), go);
 }
