@@ -18,10 +18,10 @@ from tinygpt.corpus import tales
 from tinygpt.data import Ids, scoring_windows
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import bits_per_byte, generate_documents
-from tinygpt.inference import Continuation, check_request, choose_decoder, encode_prompt, reading, window_start
+from tinygpt.inference import Continuation, check_request, choose_decoder, reading, window_start
 from tinygpt.inspect.result import Result, public
 from tinygpt.inspect.tokens import MOST_TOKENS, Data, documents, piece, utf8
-from tinygpt.inspect.trace import Model
+from tinygpt.inspect.trace import Model, encode, pieces
 from tinygpt.model import NoCache
 from tinygpt.sampling import Sampling, filter_logits
 from tinygpt.tokenizer import BOS, EOS
@@ -40,22 +40,6 @@ BEFORE_TRAIN, BEFORE_VAL = b"\xff", b"\xfe"
 Bytes = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
 _Run = tuple[int, int, int]  # start, end, first place in the training text [bytes]
-
-
-def prompt_ids(m: Model, prompt: str) -> list[int]:
-    """The ids of a prompt, <bos> for an empty one. UserError for more than block_size."""
-    ids = encode_prompt(m.tokenizer, prompt)
-    if len(ids) > m.config.block_size:
-        raise UserError(
-            f"the prompt has {len(ids)} tokens, and this model reads at most block_size={m.config.block_size}; "
-            f"leave out {len(ids) - m.config.block_size}."
-        )
-    return ids
-
-
-def pieces(m: Model, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """id and shown of each token."""
-    return [piece(m.tokenizer, id) for id in ids]
 
 
 @torch.inference_mode()
@@ -96,7 +80,7 @@ def next_token(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not 1 <= most <= MOST_ROWS:
         raise UserError(f"most={most} must be between 1 and {MOST_ROWS:,}.")
-    ids = prompt_ids(m, prompt)
+    ids = encode(m, prompt)[0].tolist()
     context = torch.tensor([ids])
     logits = last_logits(m, context)
     before, after = logits[0].float().softmax(-1), drawn_from(logits, context, sampling, len(ids))
@@ -134,7 +118,7 @@ def writing(
     check_request(max_new_tokens, stop)
     if max_new_tokens > MOST_NEW_TOKENS:
         raise UserError(f"max-new-tokens {max_new_tokens} must be at most {MOST_NEW_TOKENS:,} here.")
-    ids = prompt_ids(m, prompt)
+    ids = encode(m, prompt)[0].tolist()
     continuation = Continuation(m.tokenizer, ids, max_new_tokens, sampling, seed=seed, stop=stop)
     return continuation, _steps(m, continuation)
 
@@ -186,7 +170,7 @@ def tree(m: Model, prompt: str, width: int = 3, depth: int = 3) -> Result:
     nodes = sum(width**level for level in range(1, depth + 1)) if 0 < width <= 20 and 0 < depth <= 20 else 0
     if not 0 < nodes <= MOST_BRANCHES:
         raise UserError(f"width={width} and depth={depth} must be 1 or more, and give at most {MOST_BRANCHES} tokens.")
-    ids = prompt_ids(m, prompt)
+    ids = encode(m, prompt)[0].tolist()
     root: dict[str, Any] = {**piece(m.tokenizer, ids[-1]), "probability": 1.0, "joint": 1.0, "children": []}
     level = [(root, ids)]
     for _ in range(depth):
@@ -256,7 +240,7 @@ def cache_meter(m: Model, prompt: str, max_new_tokens: int = 60) -> Result:
     """
     if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
         raise UserError(f"max-new-tokens {max_new_tokens} must be between 1 and {MOST_NEW_TOKENS:,}.")
-    ids, c = prompt_ids(m, prompt), m.config
+    ids, c = encode(m, prompt)[0].tolist(), m.config
     lengths = np.arange(len(ids), len(ids) + max_new_tokens)  # of the text before each pass
     starts = np.array([window_start(int(length), c.block_size) for length in lengths])
     seen = lengths - starts
