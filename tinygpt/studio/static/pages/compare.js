@@ -99,7 +99,7 @@ export default {
     };
 
     function drawTable(runs, differing) {
-      const columns = ["", ...runs.map((run) => run.run)];
+      const columns = ["setting or figure", ...runs.map((run) => run.run)];
       const rows = [...Object.entries(differing).map(([name, values]) => [name, ...values.map((value) => (typeof value === "number" ? value : String(value)))]), ...FIGURES.map(([name, read]) => [name, ...runs.map(read)])];
       const cell = (value) => h("td", {class: typeof value === "number" ? "number" : null}, typeof value === "number" ? number(value, 4) : value ?? "–");
       const body = (part) => part.map(([name, ...values]) => h("tr", {}, h("th", {scope: "row"}, name), values.map(cell)));
