@@ -44,7 +44,7 @@ export default {
     const first = toggle("Guess first", get("predict") !== "off", (on) => set({predict: on ? null : "off", uncovered: null}));
     const asking = [labelled("Your guess of the next token", guess), h("button", {class: "primary"}, "Uncover the bars"), h("span", {class: "note"}, "A word, or a part of one. Write it down before you look.")];
     const again = h("button", {type: "button", class: "small", onclick: () => { set({uncovered: null, guess: null}); guess.focus(); }}, "Cover and guess again");
-    const form = h("form", {class: "guess wide", onsubmit: (event) => {
+    const form = h("form", {class: "guess-form wide", onsubmit: (event) => {
       event.preventDefault();
       if (!covered()) return;
       set({uncovered: "1", guess: guess.value || null});
@@ -93,7 +93,7 @@ export default {
       again: h("button", {type: "button", onclick: () => set({written: null, branch: null, at: null})}, "From the prompt"),
       seed: h("button", {type: "button", onclick: () => set({seed: getNumber("seed", 0) + 1, at: null})}, "Another seed"),
     };
-    const textRow = h("div", {class: "row"}, Object.values(buttons)), textHolder = h("div", {class: "written"}), textNote = h("p", {class: "note"});
+    const textRow = h("div", {class: "row"}, Object.values(buttons)), textHolder = h("div", {class: "written-text"}), textNote = h("p", {class: "note"});
     const textBody = h("div", {}, textHolder, textRow, textNote);
     let writing = false; // the next redraw shows new tokens one by one
 
@@ -203,7 +203,7 @@ export default {
       const spaced = /^[\p{L}\p{N}]/u.test(guess) && prompt && !/\s$/.test(prompt) ? ` ${guess}` : guess;
       const [parts, reply] = await Promise.all([call(model, "tokenize", {text: spaced}), call(model, "next_token", {prompt, ...NO_SLIDERS, most: Math.min(MOST_ROWS, context.run.vocab_size)})]);
       judged = key;
-      told.replaceChildren(h("section", {class: "explained", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model.step).map((words) => h("p", {}, words))));
+      told.replaceChildren(h("section", {class: "guess-told", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model.step).map((words) => h("p", {}, words))));
     }
 
     // --- the tree ---
@@ -317,12 +317,12 @@ function drawTree(root, onpick) {
     return item;
   };
   const top = place(root, 0, null, []), width = (columns.length - 1) * STEP + BOX + 8, height = leaves * ROW + 4;
-  const svg = s("svg", {viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "group", "aria-label": "Tree of continuations. Arrow keys walk, Enter goes there."});
+  const svg = s("svg", {viewBox: `0 0 ${width} ${height}`, width, height, class: "paths", role: "group", "aria-label": "Tree of continuations. Arrow keys walk, Enter goes there."});
   const x = (item) => item.depth * STEP + 3;
   for (const item of nodes) {
     if (!item.parent) continue;
     const from = x(item.parent) + BOX, to = x(item), middle = (from + to) / 2;
-    svg.append(s("path", {d: `M${from} ${item.parent.y}C${middle} ${item.parent.y} ${middle} ${item.y} ${to} ${item.y}`, class: "branch", "stroke-width": 1 + 8 * item.node.probability}));
+    svg.append(s("path", {d: `M${from} ${item.parent.y}C${middle} ${item.parent.y} ${middle} ${item.y} ${to} ${item.y}`, class: "path-line", "stroke-width": 1 + 8 * item.node.probability}));
   }
   const walk = (item) => {
     if (!item) return;
@@ -333,7 +333,7 @@ function drawTree(root, onpick) {
   for (const item of nodes) {
     const share = item.parent ? item.node.probability : 0, words = item.parent ? `${item.path.map((node) => node.shown).join(" ")}, ${percent(share)}` : `from ${item.node.shown}`;
     const style = item.parent ? {fill: onColour(share)} : {};
-    item.element = s("g", {class: item.parent ? "leaf" : "leaf root", tabindex: item === top ? "0" : "-1", role: item.parent ? "button" : "img", "aria-label": words,
+    item.element = s("g", {class: item.parent ? "path" : "path root", tabindex: item === top ? "0" : "-1", role: item.parent ? "button" : "img", "aria-label": words,
       onclick: () => item.parent && onpick(item.path),
       onkeydown: (event) => {
         const column = columns[item.depth], at = column.indexOf(item);
@@ -345,8 +345,8 @@ function drawTree(root, onpick) {
       }},
     s("title", {}, words),
     s("rect", {x: x(item), y: item.y - 13, width: BOX, height: 26, rx: 6, style: item.parent ? {fill: colour(share)} : {}}),
-    s("text", {x: x(item) + 8, y: item.y + 4, class: "leaf-name", style}, cut(item.node.shown)),
-    item.parent && s("text", {x: x(item) + BOX - 7, y: item.y + 4, class: "leaf-share", style}, percent(share)));
+    s("text", {x: x(item) + 8, y: item.y + 4, class: "path-name", style}, cut(item.node.shown)),
+    item.parent && s("text", {x: x(item) + BOX - 7, y: item.y + 4, class: "path-share", style}, percent(share)));
     svg.append(item.element);
   }
   return svg;

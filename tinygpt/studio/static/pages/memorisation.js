@@ -40,8 +40,8 @@ export default {
   view(root, context) {
     const marked = figure(root, "Copied from the training text", "Underlined: this run of bytes also stands in the training text and cannot be made longer at either end.");
     const grown = figure(root, "Copies over the training", "Each checkpoint writes with the same prompt and seed. A longest copy far above that of unseen text, while the loss on unseen text rises, is learning by heart.");
-    const facts = h("dl", {class: "facts"}), said = h("p", {class: "verdict"}), text = h("p", {class: "text copied", tabindex: "0", role: "region", "aria-label": "The text with its copies marked"});
-    const list = h("div", {}), key = h("p", {class: "legend"}, h("span", {class: "key"}, h("mark", {class: "copy"}, "copied"), "also stands in the training text"), h("span", {class: "key"}, h("mark", {class: "copy longest"}, "copied"), "the longest copy"), h("span", {class: "key"}, h("span", {class: "given-text"}, "given"), "the prompt, which is not counted"));
+    const facts = h("dl", {class: "facts"}), said = h("p", {class: "finding"}), text = h("p", {class: "text copied", tabindex: "0", role: "region", "aria-label": "The text with its copies marked"});
+    const list = h("div", {}), key = h("p", {class: "legend"}, h("span", {class: "key"}, h("mark", {class: "copied-run"}, "copied"), "also stands in the training text"), h("span", {class: "key"}, h("mark", {class: "copied-run longest"}, "copied"), "the longest copy"), h("span", {class: "key"}, h("span", {class: "given-text"}, "given"), "the prompt, which is not counted"));
     const body = h("div", {}, said, facts, text, key, list);
 
     function draw(reply, whole, before) {
@@ -54,7 +54,7 @@ export default {
       const most = spans.findIndex((span) => span.bytes === longest);
       spans.forEach((span, i) => {
         plain(at, span.start);
-        parts.push(h("mark", {class: `copy${i === most ? " longest" : ""}${i === picked ? " picked" : ""}`, "data-span": i, title: where(span), onclick: () => set({span: i === getNumber("span", null) ? null : i})}, characters.slice(span.start, span.end).join("")));
+        parts.push(h("mark", {class: `copied-run${i === most ? " longest" : ""}${i === picked ? " picked" : ""}`, "data-span": i, title: where(span), onclick: () => set({span: i === getNumber("span", null) ? null : i})}, characters.slice(span.start, span.end).join("")));
         at = span.end;
       });
       plain(at, characters.length);

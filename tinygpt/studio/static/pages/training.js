@@ -110,8 +110,8 @@ export default {
       const marks = Object.entries(data.marks).filter(([, y]) => Number.isFinite(y)).sort(([, a], [, b]) => b - a);
       const bits = filled([{name: "unseen text", points: evals(data, "val_bpb")}, {name: "training text", points: evals(data, "train_bpb")}, ...others.map(([name, other]) => ({name, points: evals(other.data, "val_bpb"), faint: true}))]);
       bpb.draw(python, {...common, logY, series: bits, marks}, [...bits, ...marks.map(([name, y]) => ({name: MARKS[name] ?? name, points: [[data.max_steps, y]]}))]);
-      bpb.figure.querySelector(".marks")?.remove();
-      if (marks.length) bpb.figure.querySelector(".drawing").append(h("p", {class: "note marks"}, marks.map(([name, y]) => `${MARKS[name] ?? name} ${number(y)}`).join(" · ")));
+      bpb.figure.querySelector(".mark-values")?.remove();
+      if (marks.length) bpb.figure.querySelector(".drawing").append(h("p", {class: "note mark-values"}, marks.map(([name, y]) => `${MARKS[name] ?? name} ${number(y)}`).join(" · ")));
       const single = (field) => filled([{name: model.run, points: train(data, field)}, ...others.map(([name, other]) => ({name, points: train(other.data, field), faint: true}))]);
       rate.draw(python, {...common, series: single("lr")});
       gradient.draw(python, {...common, logY, series: single("grad_norm"), points: spikePoints("gradient norm")});
@@ -125,11 +125,11 @@ export default {
       const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
       const facts = h("dl", {class: "facts"}, fact(data.training ? "step now" : "steps", `${number(last?.step ?? 0)} of ${number(data.max_steps)}`), last && fact("loss of the last step", number(last.loss)), best && fact("best on unseen text", `${number(best)} bits per byte`), last && fact("tokens read", millions(last.tokens)), context.run && fact("parameters", millions(context.run.parameters)), data.training && data.left_s !== null && data.left_s !== undefined && fact("time left", duration(data.left_s)));
       const bar = data.training ? h("progress", {max: data.max_steps, value: last?.step ?? 0, "aria-label": "Progress of the training", class: "wide-progress"}) : "";
-      state.replaceChildren(h("p", {class: "status"}, data.training ? h("span", {class: "live"}, "● live") : "", data.training ? ` ${model.run} is being trained.` : data.finished ? `${model.run} is finished.` : `${model.run} has stopped before its last step; \`tinygpt train --resume --run ${model.run}\` goes on.`), facts, bar);
+      state.replaceChildren(h("p", {class: "run-status"}, data.training ? h("span", {class: "live-mark"}, "● live") : "", data.training ? ` ${model.run} is being trained.` : data.finished ? `${model.run} is finished.` : `${model.run} has stopped before its last step; \`tinygpt train --resume --run ${model.run}\` goes on.`), facts, bar);
     }
 
     // --- samples ---
-    const sampleText = h("p", {class: "text sample"}), sampleHead = h("p", {class: "sample-head"}), sampleFlags = h("p", {class: "flags"}), sampleSteps = h("div", {class: "row", role: "group", "aria-label": "Steps with a sample"});
+    const sampleText = h("p", {class: "text run-sample"}), sampleHead = h("p", {class: "sample-head"}), sampleFlags = h("p", {class: "flags"}), sampleSteps = h("div", {class: "row", role: "group", "aria-label": "Steps with a sample"});
     const sampleBody = h("div", {}, sampleSteps, sampleHead, sampleText, sampleFlags);
 
     function drawSamples(data) {
@@ -271,7 +271,7 @@ const SETTINGS = [["lr", "Learning rate"], ["n_layers", "Layers"], ["n_embd", "W
 
 /** Start, fork, stop: what runs at this moment, and a form for another run. */
 function workPanel(context) {
-  const now = h("div", {class: "now"}), panel = h("section", {class: "work wide", "aria-label": "Start, fork and stop"}, now);
+  const now = h("div", {class: "work-now"}), panel = h("section", {class: "work-panel wide", "aria-label": "Start, fork and stop"}, now);
   let timer = null, gone = false, awaited = null;
   context.ended.push(() => { gone = true; clearTimeout(timer); });
 
@@ -307,7 +307,7 @@ function workPanel(context) {
 
   const problem = h("div", {});
   const trouble = (error) => problem.replaceChildren(h("p", {class: "error", role: "alert"}, error.message));
-  panel.append(h("details", {class: "begin", open: get("begin") === "1", ontoggle: (event) => { if ((get("begin") === "1") !== event.target.open) set({begin: event.target.open ? "1" : null}); }}, h("summary", {}, "Train another run, or fork this one"), mayWork() ? form(context, problem, trouble, (job) => { awaited = job.run; look(); }) : h("p", {class: "note"}, "This window may look, but not start or stop work: open the address that `tinygpt studio` prints in the terminal, which carries the permission.")), problem);
+  panel.append(h("details", {class: "job-begin", open: get("begin") === "1", ontoggle: (event) => { if ((get("begin") === "1") !== event.target.open) set({begin: event.target.open ? "1" : null}); }}, h("summary", {}, "Train another run, or fork this one"), mayWork() ? form(context, problem, trouble, (job) => { awaited = job.run; look(); }) : h("p", {class: "note"}, "This window may look, but not start or stop work: open the address that `tinygpt studio` prints in the terminal, which carries the permission.")), problem);
   look();
   return panel;
 }
@@ -338,7 +338,7 @@ function form(context, problem, trouble, started) {
   }
   arrange();
 
-  return h("form", {class: "job", onsubmit: async (event) => {
+  return h("form", {class: "job-form", onsubmit: async (event) => {
     event.preventDefault();
     problem.replaceChildren();
     const job = {kind: "train", settings: {}};
