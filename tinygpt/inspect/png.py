@@ -1,6 +1,7 @@
 """A result as a picture by matplotlib: heat maps labelled by tokens, bars, points, lines. Dark on white.
 
-One perceptually even scale for amounts (viridis, light for little), a diverging one with its middle at 0 where the sign counts (RdBu).
+One perceptually even scale for amounts (viridis, light for little), a diverging one with its middle at 0 where the
+sign counts (RdBu).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ export const quoted = (token) => `“${token.shown}”`;
  * What stands lower on a page is asked for a moment later, one question at a time and only for the newest wish, so that
  * it never holds up the figure under the reader's hands. Returns want(...arguments) for `work(...arguments)`.
  */
-export function later(work, failed, wait = 200) {
+export function later(work, failed, wait = 350) {
   let wish = null, timer = null, busy = false;
   async function go() {
     timer = null;
@@ -49,7 +49,9 @@ export function later(work, failed, wait = 200) {
   }
   return (...given) => {
     wish = given;
-    if (!busy && timer === null) timer = setTimeout(go, wait);
+    if (busy) return;
+    clearTimeout(timer); // not while somebody still types or drags
+    timer = setTimeout(go, wait);
   };
 }
 

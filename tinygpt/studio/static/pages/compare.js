@@ -42,7 +42,7 @@ export default {
   },
 
   view(root, context) {
-    const said = h("p", {class: "verdict", role: "status"});
+    const said = h("p", {class: "finding", role: "status"});
     root.append(said);
     const settings = figure(root, "What differs", "Settings that are not the same in all runs, and the figures that came of them.");
     const unseen = figure(root, "On unseen text", "The lower, the better. Bits per byte compare across vocabularies; nats per token only where the vocabulary is the same.");
@@ -50,7 +50,7 @@ export default {
     const unseenChart = lines({label: "On unseen text"}), seenChart = lines({label: "While training"});
     const tried = figure(root, "One prompt through all", "Each run's probabilities for the next token, and how it goes on when the likeliest token is taken each time.");
     const which = choice("Weights of each run", [["best", "its best checkpoint"], ["last", "its last checkpoint"]], get("weights", "best"), (value) => set({weights: value === "best" ? null : value}));
-    const grid = h("div", {class: "columns three"}, []), triedSaid = h("p", {class: "verdict", role: "status"}), triedBody = h("div", {}, promptBox(context), which, triedSaid, grid);
+    const grid = h("div", {class: "columns three"}, []), triedSaid = h("p", {class: "finding", role: "status"}), triedBody = h("div", {}, promptBox(context), which, triedSaid, grid);
     let asked = "", reply = null;
 
     const wantPrompt = later(async (names) => {
@@ -67,7 +67,7 @@ export default {
         }
       }
       const good = answers.filter((answer) => !answer.error);
-      grid.replaceChildren(...answers.map(({name, next, text, error}) => h("section", {class: "answer"}, h("h4", {}, name), error
+      grid.replaceChildren(...answers.map(({name, next, text, error}) => h("section", {class: "run-answer"}, h("h4", {}, name), error
         ? h("p", {class: "error"}, error.message)
         : [bars([...next.data.rows.map((row) => ({name: row.shown, value: row.probability})), {name: "all others", value: next.data.others.before}], {max: 1, format: percent}), h("p", {class: "text"}, h("span", {class: "given-text"}, prompt), text.data.text)])));
       const same = good.length === answers.length && new Set(good.map((answer) => JSON.stringify([answer.next.data, answer.text.data]))).size === 1;
@@ -99,14 +99,14 @@ export default {
     };
 
     function drawTable(runs, differing) {
-      const columns = ["", ...runs.map((run) => run.run)];
+      const columns = ["setting or figure", ...runs.map((run) => run.run)];
       const rows = [...Object.entries(differing).map(([name, values]) => [name, ...values.map((value) => (typeof value === "number" ? value : String(value)))]), ...FIGURES.map(([name, read]) => [name, ...runs.map(read)])];
       const cell = (value) => h("td", {class: typeof value === "number" ? "number" : null}, typeof value === "number" ? number(value, 4) : value ?? "–");
       const body = (part) => part.map(([name, ...values]) => h("tr", {}, h("th", {scope: "row"}, name), values.map(cell)));
       const n = Object.keys(differing).length;
       const table = h("table", {class: "compared"}, h("thead", {}, h("tr", {}, columns.map((name) => h("th", {scope: "col"}, name)))),
-        h("tbody", {}, h("tr", {}, h("th", {scope: "rowgroup", colspan: columns.length, class: "part"}, n ? "settings that differ" : "settings: all the same")), body(rows.slice(0, n))),
-        h("tbody", {}, h("tr", {}, h("th", {scope: "rowgroup", colspan: columns.length, class: "part"}, "what came of it")), body(rows.slice(n))));
+        h("tbody", {}, h("tr", {}, h("th", {scope: "rowgroup", colspan: columns.length, class: "compared-part"}, n ? "settings that differ" : "settings: all the same")), body(rows.slice(0, n))),
+        h("tbody", {}, h("tr", {}, h("th", {scope: "rowgroup", colspan: columns.length, class: "compared-part"}, "what came of it")), body(rows.slice(n))));
       settings.show(reply, h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "What differs"}, table), {columns, rows});
     }
   },

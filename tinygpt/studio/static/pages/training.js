@@ -52,7 +52,7 @@ export default {
     const gradient = curve(small, "Gradient norm", "How steep the loss is. Jumps here come before jumps of the loss.", "");
     const speed = curve(small, "Speed", "Tokens read in a second.", "tokens/s");
     const samples = figure(root, "What it writes", "A sample at the step of the slider, or the last one before it. Drag the slider from step 0 to the end and read.");
-    const tables = figure(root, "Frequencies first, then pairs", "How far each checkpoint's predictions are from two plain tables: counts of tokens, and counts of pairs. Which table it is nearest to tells what it has learnt so far; then it leaves both behind.");
+    const tables = figure(root, "How near it is to plain counting", "Distance of each checkpoint's predictions from two tables counted in the training text: how often each token occurs, and how often after the token before it. Low: it predicts like that table. Then it leaves both behind.");
     const health = figure(root, "How far each update moves the weights", "Length of an update over length of the layer's weights. About a thousandth is healthy at a steady rate: far more shakes what was learnt, far less learns nothing.");
     const weights = figure(root, "Length of the weights", "L2 norm over the matrices of each layer. Growth without end is a sign of a rate that is too high or of missing weight decay.");
     const quality = context.run.tales ? figure(root, "Its stories, judged", "The built-in stories come from a grammar, so it can be checked whether a story of the model's own follows it, keeps its facts, and is new.") : null;
@@ -110,8 +110,8 @@ export default {
       const marks = Object.entries(data.marks).filter(([, y]) => Number.isFinite(y)).sort(([, a], [, b]) => b - a);
       const bits = filled([{name: "unseen text", points: evals(data, "val_bpb")}, {name: "training text", points: evals(data, "train_bpb")}, ...others.map(([name, other]) => ({name, points: evals(other.data, "val_bpb"), faint: true}))]);
       bpb.draw(python, {...common, logY, series: bits, marks}, [...bits, ...marks.map(([name, y]) => ({name: MARKS[name] ?? name, points: [[data.max_steps, y]]}))]);
-      bpb.figure.querySelector(".marks")?.remove();
-      if (marks.length) bpb.figure.querySelector(".drawing").append(h("p", {class: "note marks"}, marks.map(([name, y]) => `${MARKS[name] ?? name} ${number(y)}`).join(" · ")));
+      bpb.figure.querySelector(".mark-values")?.remove();
+      if (marks.length) bpb.figure.querySelector(".drawing").append(h("p", {class: "note mark-values"}, marks.map(([name, y]) => `${MARKS[name] ?? name} ${number(y)}`).join(" · ")));
       const single = (field) => filled([{name: model.run, points: train(data, field)}, ...others.map(([name, other]) => ({name, points: train(other.data, field), faint: true}))]);
       rate.draw(python, {...common, series: single("lr")});
       gradient.draw(python, {...common, logY, series: single("grad_norm"), points: spikePoints("gradient norm")});
@@ -125,11 +125,11 @@ export default {
       const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
       const facts = h("dl", {class: "facts"}, fact(data.training ? "step now" : "steps", `${number(last?.step ?? 0)} of ${number(data.max_steps)}`), last && fact("loss of the last step", number(last.loss)), best && fact("best on unseen text", `${number(best)} bits per byte`), last && fact("tokens read", millions(last.tokens)), context.run && fact("parameters", millions(context.run.parameters)), data.training && data.left_s !== null && data.left_s !== undefined && fact("time left", duration(data.left_s)));
       const bar = data.training ? h("progress", {max: data.max_steps, value: last?.step ?? 0, "aria-label": "Progress of the training", class: "wide-progress"}) : "";
-      state.replaceChildren(h("p", {class: "status"}, data.training ? h("span", {class: "live"}, "● live") : "", data.training ? ` ${model.run} is being trained.` : data.finished ? `${model.run} is finished.` : `${model.run} has stopped before its last step; \`tinygpt train --resume --run ${model.run}\` goes on.`), facts, bar);
+      state.replaceChildren(h("p", {class: "run-status"}, data.training ? h("span", {class: "live-mark"}, "● live") : "", data.training ? ` ${model.run} is being trained.` : data.finished ? `${model.run} is finished.` : `${model.run} has stopped before its last step; \`tinygpt train --resume --run ${model.run}\` goes on.`), facts, bar);
     }
 
     // --- samples ---
-    const sampleText = h("p", {class: "text sample"}), sampleHead = h("p", {class: "sample-head"}), sampleFlags = h("p", {class: "flags"}), sampleSteps = h("div", {class: "row", role: "group", "aria-label": "Steps with a sample"});
+    const sampleText = h("p", {class: "text run-sample"}), sampleHead = h("p", {class: "sample-head"}), sampleFlags = h("p", {class: "flags"}), sampleSteps = h("div", {class: "row", role: "group", "aria-label": "Steps with a sample"});
     const sampleBody = h("div", {}, sampleSteps, sampleHead, sampleText, sampleFlags);
 
     function drawSamples(data) {
@@ -169,7 +169,7 @@ export default {
     }
 
     // --- frequencies first, then pairs ---
-    const tablesChart = lines({label: "Distance from counts", yName: "nats", onpick: jump}), tablesProgress = h("p", {class: "note", role: "status"}), tablesBody = h("div", {}, tablesChart, tablesProgress);
+    const tablesChart = lines({label: "Distance from counts", yName: "nats", onpick: jump}), tablesProgress = h("p", {class: "table-said", role: "status"}), tablesBody = h("div", {}, tablesChart, tablesProgress);
     const measured = new Map();
     let turn = 0;
 
@@ -199,9 +199,19 @@ export default {
         }
         if (closed || turn !== mine) return;
       }
-      tablesProgress.textContent = "";
       drawTables();
+      tablesProgress.textContent = order();
     }, tables.fail, 600);
+
+    /** What was learnt first, by when each table was nearest. */
+    function order() {
+      const nearest = (name) => [...measured].reduce((best, [step, reply]) => (reply.data[name] < best.nats ? {step, nats: reply.data[name]} : best), {step: null, nats: Infinity});
+      const [singles, pairs] = [nearest("unigram"), nearest("bigram")], start = Math.min(...measured.keys());
+      const said = `Nearest to token counts (${number(singles.nats)} nats) at step ${number(singles.step)}, to pair counts (${number(pairs.nats)}) at step ${number(pairs.step)}`;
+      if (pairs.step > singles.step) return `${said}: frequencies first, then pairs.`;
+      if (pairs.step === start && pairs.nats < singles.nats) return `${said}: its first weights were counted from pairs (setting start), so training begins where others must get first. Fork it with random first weights to see frequencies, then pairs.`;
+      return `${said}.`;
+    }
 
     // --- its stories ---
     const judge = h("button", {type: "button", onclick: () => judgeNow()}, "Let it write 20 stories and judge them"), verdicts = h("div", {}), qualityBody = h("div", {}, judge, verdicts);
@@ -261,7 +271,7 @@ const SETTINGS = [["lr", "Learning rate"], ["n_layers", "Layers"], ["n_embd", "W
 
 /** Start, fork, stop: what runs at this moment, and a form for another run. */
 function workPanel(context) {
-  const now = h("div", {class: "now"}), panel = h("section", {class: "work wide", "aria-label": "Start, fork and stop"}, now);
+  const now = h("div", {class: "work-now"}), panel = h("section", {class: "work-panel wide", "aria-label": "Start, fork and stop"}, now);
   let timer = null, gone = false, awaited = null;
   context.ended.push(() => { gone = true; clearTimeout(timer); });
 
@@ -297,7 +307,7 @@ function workPanel(context) {
 
   const problem = h("div", {});
   const trouble = (error) => problem.replaceChildren(h("p", {class: "error", role: "alert"}, error.message));
-  panel.append(h("details", {class: "begin", open: get("begin") === "1", ontoggle: (event) => { if ((get("begin") === "1") !== event.target.open) set({begin: event.target.open ? "1" : null}); }}, h("summary", {}, "Train another run, or fork this one"), mayWork() ? form(context, problem, trouble, (job) => { awaited = job.run; look(); }) : h("p", {class: "note"}, "This window may look, but not start or stop work: open the address that `tinygpt studio` prints in the terminal, which carries the permission.")), problem);
+  panel.append(h("details", {class: "job-begin", open: get("begin") === "1", ontoggle: (event) => { if ((get("begin") === "1") !== event.target.open) set({begin: event.target.open ? "1" : null}); }}, h("summary", {}, "Train another run, or fork this one"), mayWork() ? form(context, problem, trouble, (job) => { awaited = job.run; look(); }) : h("p", {class: "note"}, "This window may look, but not start or stop work: open the address that `tinygpt studio` prints in the terminal, which carries the permission.")), problem);
   look();
   return panel;
 }
@@ -315,6 +325,7 @@ function form(context, problem, trouble, started) {
   const name = h("input", {type: "text", autocomplete: "off", spellcheck: "false", placeholder: "by itself"});
   for (const [field, words] of SETTINGS) fields[field] = h("input", {type: "text", inputmode: "decimal", autocomplete: "off", placeholder: "by itself", "aria-label": words});
   const from = choice("Learn from", [["fork", `the text of ${parent} (fork it: same text, same settings)`], ["other", `another text, in the size of ${parent}`], ["text", "a text of my own"], ["tales", "the built-in stories"]], source, (value) => { source = value; arrange(); });
+  const weights = choice("First weights", [["", "as usual"], ["random", "random"], ["pairs", "counted from pairs"]], "", () => {});
   const go = h("button", {class: "primary"}, "Start");
 
   function arrange() {
@@ -327,11 +338,12 @@ function form(context, problem, trouble, started) {
   }
   arrange();
 
-  return h("form", {class: "job", onsubmit: async (event) => {
+  return h("form", {class: "job-form", onsubmit: async (event) => {
     event.preventDefault();
     problem.replaceChildren();
     const job = {kind: "train", settings: {}};
     for (const [field, input] of Object.entries(fields)) if (input.value.trim()) job.settings[field] = input.value.trim();
+    if (weights.querySelector("select").value) job.settings.start = weights.querySelector("select").value;
     if (source === "fork") job.run = parent;
     else if (source === "tales") job.corpus = "tales";
     else if (!text.value) { trouble(new Error("There is no text yet: paste one, or choose a file.")); text.focus(); return; }
@@ -352,5 +364,5 @@ function form(context, problem, trouble, started) {
       started(answer);
     } catch (error) { trouble(error); }
     go.disabled = false;
-  }}, from, textBox, units, amount, preset, h("fieldset", {}, h("legend", {}, "Settings; empty ones are chosen by themselves"), SETTINGS.map(([field, words]) => h("div", {class: "control"}, h("span", {class: "control-name", "aria-hidden": "true"}, words), fields[field]))), labelled("Name", name), go);
+  }}, from, textBox, units, amount, preset, h("fieldset", {}, h("legend", {}, "Settings; empty ones are chosen by themselves"), SETTINGS.map(([field, words]) => h("div", {class: "control"}, h("span", {class: "control-name", "aria-hidden": "true"}, words), fields[field])), weights), labelled("Name", name), go);
 }
