@@ -46,7 +46,7 @@ function corpusFigure(root) {
   const element = figure(root, "The text of this run", "Everything the run was given, training text and held-out text together. Below, how its first, middle and last document begin.");
   element.draw = (reply) => {
     const {data} = reply;
-    const samples = h("div", {class: "samples"}, data.samples.map((text, i) => h("blockquote", {class: "text sample"}, text.trim() + (text.length >= 200 ? " …" : ""))));
+    const samples = h("div", {class: "samples"}, data.samples.map((text, i) => h("blockquote", {class: "text document-begins"}, text.trim() + (text.length >= 200 ? " …" : ""))));
     element.show(reply, h("div", {}, facts([["Documents", number(data.documents)], ["Words", number(data.words)], ["Different words", number(data.distinct_words)], ["Bytes", number(data.bytes)], ["Characters", number(data.characters)], ["Different characters", number(data.distinct_characters)], ["Longest document", bytes(data.longest_document)]]), samples),
       {columns: ["figure", "value"], rows: ["documents", "words", "distinct_words", "bytes", "characters", "distinct_characters", "longest_document", "duplicates", "leaks", "train_documents", "train_bytes", "val_documents", "val_bytes"].map((name) => [name.replaceAll("_", " "), data[name]])});
   };
