@@ -36,7 +36,7 @@ def trained(folder: Path, n_bytes: int, vocab_size: int, steps: int, **settings)
 
 def test_upper_and_lower_case_move_together(tmp_path):
     """Page 4, "use makes neighbours": pairs like "the" and "The" come nearer to each other than random pairs do."""
-    run = trained(tmp_path / "run", 600_000, 800, 300, eval_every=300)
+    run = trained(tmp_path / "run", 400_000, 800, 250, eval_every=250)
     first, last = ti.load(f"{run.folder}@0"), ti.load(f"{run.folder}@last")
     points = ti.projection(last, most=500)["points"]
     words = {p["shown"]: p["id"] for p in points if p["count"] >= 50 and p["shown"].strip("·").isalpha()}

@@ -99,7 +99,7 @@ def test_words_of_the_design_mean_functions():
     assert command.called("lens", ["x"]) == "lens"
 
 
-# --- as text ---------------------------------------------------------------------------------------------------------
+# --- as text ----------------------------------------------------------------------------------------------------------
 
 
 def rendered(**data):
@@ -149,7 +149,7 @@ def test_the_text_of_a_function_has_its_python_line(name):
     assert outcome.code == 0 and outcome.out.rstrip().endswith(f"Python: ti.{name}('runs/mine')")
 
 
-# --- drawn -----------------------------------------------------------------------------------------------------------
+# --- drawn ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_signs_get_a_diverging_scale_and_amounts_an_even_one():
     signed, plain = (Result({"a": "query key"}, a=np.array(rows)) for rows in ([[-1.0, 3.0]], [[1.0, 3.0]]))
     (image,) = axes_of(signed)[0].images
     assert image.get_cmap().name == "RdBu_r" and image.get_clim() == (-3.0, 3.0)
-    assert axes_of(plain)[0].images[0].get_cmap().name == "viridis"
+    assert axes_of(plain)[0].images[0].get_cmap().name == "viridis_r"
 
 
 def test_a_heat_map_is_labelled_by_its_tokens_and_every_head_has_its_own():

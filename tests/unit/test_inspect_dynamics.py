@@ -112,6 +112,14 @@ def test_spikes_that_training_told_are_not_told_twice(copied):
     ]  # fmt: skip
 
 
+def test_a_new_level_is_one_spike_and_a_second_above_it_another():
+    losses = [3.0 + 0.01 * (i % 3) for i in range(30)] + [5.0 + 0.01 * (i % 3) for i in range(30)]
+    losses[50] = 9.0
+    records = [{"kind": "train", "step": i, "loss": loss, "grad_norm": 1.0} for i, loss in enumerate(losses)]
+    assert [s["step"] for s in dynamics.spikes_seen(records)] == [30, 50]
+    assert dynamics.spikes_seen(records)[1]["usual"] == pytest.approx(5.01)
+
+
 def test_a_run_without_health_records_has_none(copied):
     path = copied.folder / "metrics.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in read(path) if r["kind"] != "health"))

@@ -161,7 +161,8 @@ def test_learned_positions_are_compared(m, make_model):
     expected = cosine_similarity(table[:, None], table[None], dim=-1).numpy()
     assert found["pooled"] == 3 and found["similarity"].shape == (50, 50) and "3 x 3" in found.truncated
     assert found["similarity"][4, 7] == pytest.approx(expected[12:15, 21:24].mean(), abs=1e-6)
-    assert ti.positions(with_positions(m, make_model, preset="gpt2", block_size=65))["similarity"].shape == (33, 33)
+    last = ti.positions(with_positions(m, make_model, preset="gpt2", block_size=65))["similarity"]
+    assert last.shape == (33, 33) and last[32, 32] == pytest.approx(1)  # a block of one position
 
 
 def test_rotary_positions_turn_as_the_model_turns_them(m, make_model):
@@ -195,7 +196,7 @@ def test_the_python_line_gives_the_same_bytes(m, first, call):
 def test_arguments_are_read_by_their_annotations():
     assert arguments_of(ti.neighbours, {"token": "4", "metric": "dot"}) == {"token": 4, "metric": "dot"}
     assert arguments_of(ti.projection, {"basis": "7", "most": "9"}) == {"basis": "7", "most": 9}
-    refused(USAGE, "metric='l2' must be cosine or dot", arguments_of, ti.neighbours, {"token": 4, "metric": "l2"})
+    refused(USAGE, "metric='l2' must be 'cosine' or 'dot'", arguments_of, ti.neighbours, {"token": 4, "metric": "l2"})
 
 
 def test_frequencies_are_those_of_the_run_that_is_asked(m, first, trained):
@@ -204,3 +205,27 @@ def test_frequencies_are_those_of_the_run_that_is_asked(m, first, trained):
     half = dataclasses.replace(run, train_ids=run.train_ids[: len(run.train_ids) // 2])
     assert module.counts(Model(half, m.model, 1)).sum() == len(half.train_ids)
     assert module.counts(m).sum() == len(run.train_ids)
+
+
+# other tokens on the same map, and what is left of the start
+
+
+def test_tokens_beside_the_frequent_ones_move_no_axis(m):
+    alone = ti.projection(m, most=30)
+    ids = [point["id"] for point in alone["points"]]
+    others = [id for id in range(320) if id not in ids][:5]
+    both = ti.projection(m, most=30, also=[ids[0], *others])
+    assert [point["id"] for point in both["points"]] == ids + others
+    assert both["xy"][: len(ids)].tobytes() == alone["xy"].tobytes()
+    assert both["explained"] == alone["explained"]
+    assert [point["id"] for point in ti.norms(m, most=30, also=others)["points"]] == ids + others
+    refused(USAGE, "outside this vocabulary", ti.projection, m, None, 30, [320])
+
+
+def test_start_is_the_cosine_with_the_first_row(m, first):
+    found = ti.norms(m)
+    ids = [point["id"] for point in found["points"]]
+    rows = [model.model.embedding.weight[ids] for model in (m, first)]
+    assert found["start"] == pytest.approx(cosine_similarity(*rows, dim=-1).numpy(), abs=1e-5)
+    assert found["first_step"] == 0 and found["tied"] == m.config.tied
+    assert ti.norms(first)["start"] == pytest.approx(np.ones(len(ids)), abs=1e-6)

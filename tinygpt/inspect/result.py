@@ -145,4 +145,6 @@ def _takes_text(hint: Any) -> bool:
 def _called(hint: Any) -> str:
     """An annotation in words: "a whole number", "a number", ..."""
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return " or ".join(" or ".join(_words(kind)) or names.get(kind, "a JSON list or object") for kind in _kinds(hint))
+    return " or ".join(
+        " or ".join(map(repr, _words(kind))) or names.get(kind, "a JSON list or object") for kind in _kinds(hint)
+    )

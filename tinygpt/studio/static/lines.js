@@ -45,7 +45,10 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       svg.append(s("line", {x1: left, x2: width - right, y1: py(tick), y2: py(tick), class: "grid"}), s("text", {x: left - 6, y: py(tick) + 4, class: "tick end"}, short(tick)));
     }
     const most = Math.max(2, Math.min(6, Math.floor((width - left - right) / 80)));
+    let written = -Infinity;
     for (const tick of data.ticksX ?? (data.logX ? logTicks(10 ** x0 - 1, 10 ** x1 - 1, most) : ticks(x0, x1, most))) {
+      if (px(tick) - written < 34) continue;
+      written = px(tick);
       svg.append(s("text", {x: px(tick), y: HEIGHT - BOTTOM + 16, class: "tick middle"}, short(tick)));
     }
     svg.append(s("text", {x: (left + width - right) / 2, y: HEIGHT - 3, class: "tick middle"}, xName + (data.logX ? " (log)" : "")), s("text", {x: 4, y: TOP - 2, class: "tick"}, yName + (data.logY ? " (log)" : "")));

@@ -19,20 +19,27 @@ const SHAPES = [ // around 0, 0
  *
  * points: [{x, y, name, group, say}]; groups: names in the order of shapes; picked: index; box: [x0, x1, y0, y1], fixed
  * axes (so that points move between checkpoints and the axes do not); marked: indices with a ring; named: how many of the
- * first points may show their names, where there is room; xTicks, yTicks: [[value, words], ...]. The same points, in the
- * same order, move to their places.
+ * first points may show their names, where there is room; xTicks, yTicks: [[value, words], ...]. A point is known by its
+ * name: one that is drawn already moves to its place.
  */
 export function scatter({label, onpick}) {
   const element = h("div", {class: "scatter"}), said = h("p", {class: "said", "aria-hidden": "true"}), holder = h("div", {class: "scroll"}), keys = h("p", {class: "legend"});
   const frame = s("g"), rings = s("g"), marks = s("g"), ring = s("circle", {r: 9, class: "ring", visibility: "hidden"}), tag = s("text", {class: "tag"});
-  const svg = s("svg", {viewBox: `0 0 ${SIZE} ${SIZE}`, tabindex: "0", role: "img"}, frame, rings, marks, ring, tag);
+  const svg = s("svg", {viewBox: `0 0 ${SIZE} ${SIZE + 6}`, tabindex: "0", role: "img"}, frame, rings, marks, ring, tag);
   holder.append(svg);
   element.append(keys, holder, said);
-  let points = [], places = [], drawn = [], current = null, identity = "";
+  let points = [], places = [], drawn = new Map(), current = null, walked = null, before = null;
+
+  function draw(point) {
+    const shape = s("g", {}), name = s("text", {x: 6, y: 4, class: "tick"}, point.name), one = {shape, name, group: null, place: 0};
+    one.mark = s("g", {class: "point", onclick: () => { walk(one.place, false); onpick?.(one.place); }, onpointerenter: () => walk(one.place, false)}, shape, name, s("title", {}, point.name));
+    return one;
+  }
 
   const walk = (i, aloud) => {
     current = i;
     const point = points[i], [x, y] = places[i];
+    walked = point.name;
     for (const [name, value] of [["cx", x], ["cy", y], ["visibility", "visible"]]) ring.setAttribute(name, value);
     tag.setAttribute("x", Math.min(x + 12, SIZE - 9 * point.name.length - 14));
     tag.setAttribute("y", Math.max(14, y - 10));
@@ -66,31 +73,37 @@ export function scatter({label, onpick}) {
     frame.replaceChildren(s("rect", {x: EDGE / 2, y: EDGE / 2, width: SIZE - EDGE, height: SIZE - EDGE, class: "frame"}),
       ...xTicks.flatMap(([value, words]) => [s("line", {x1: px(value), x2: px(value), y1: EDGE / 2, y2: SIZE - EDGE / 2, class: "grid"}), s("text", {x: px(value), y: SIZE - EDGE / 2 - 4, class: "tick middle"}, words)]),
       ...yTicks.flatMap(([value, words]) => [s("line", {x1: EDGE / 2, x2: SIZE - EDGE / 2, y1: py(value), y2: py(value), class: "grid"}), s("text", {x: EDGE / 2 + 4, y: py(value) - 3, class: "tick"}, words)]),
-      s("text", {x: SIZE / 2, y: SIZE - 1, class: "tick middle"}, xName), s("text", {x: EDGE / 2, y: 9, class: "tick"}, yName));
-    const now = JSON.stringify([points.map((point) => point.name), groups]);
-    if (now !== identity) {
-      identity = now;
-      current = null;
-      drawn = points.map((point, i) => {
-        const shape = s("g", {}), name = s("text", {x: 6, y: 4, class: "tick"}, point.name);
-        return {shape, name, group: null, mark: s("g", {class: "point", onclick: () => { walk(i, false); onpick?.(i); }, onpointerenter: () => walk(i, false)}, shape, name, s("title", {}, point.name))};
-      });
-      marks.replaceChildren(...drawn.map((one) => one.mark));
-    }
-    const taken = []; // places of names
+      s("text", {x: SIZE / 2, y: SIZE + 2, class: "tick middle"}, xName), s("text", {x: EDGE / 2, y: 9, class: "tick"}, yName));
+    if (picked !== before) current = null;
+    before = picked;
+    if (current !== null && points[current]?.name !== walked) current = null;
+    const kept = drawn;
+    drawn = new Map(points.map((point, i) => {
+      const one = kept.get(point.name) ?? draw(point);
+      one.place = i;
+      return [point.name, one];
+    }));
+    for (const [name, one] of kept) if (!drawn.has(name)) one.mark.remove();
+    for (const one of drawn.values()) if (!one.mark.isConnected || !kept.size) marks.append(one.mark);
     points.forEach((point, i) => {
-      const one = drawn[i], [x, y] = places[i], group = point.group ?? 0;
+      const one = drawn.get(point.name), [x, y] = places[i], group = point.group ?? 0;
       one.mark.style.setProperty("transform", `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`);
-      if (group !== one.group) {
-        one.group = group;
-        one.mark.style.setProperty("color", LINES[group % LINES.length][0]);
-        one.shape.replaceChildren(SHAPES[group % SHAPES.length]());
-      }
-      const area = [x + 6, y - 7, x + 6 + LETTER * [...point.name].length, y - 7 + LINE];
-      const free = (i < named || marked.includes(i)) && i !== picked && !taken.some(([a, b, c, d]) => area[0] < c && a < area[2] && area[1] < d && b < area[3]);
-      if (free) taken.push(area);
-      one.name.style.setProperty("display", free ? "" : "none");
+      one.name.style.setProperty("display", "none");
+      if (group === one.group) return;
+      one.group = group;
+      one.mark.style.setProperty("color", LINES[group % LINES.length][0]);
+      one.shape.replaceChildren(SHAPES[group % SHAPES.length]());
     });
+    // Names stand where no other name does: the picked one's first, then of the marked, then of the first points.
+    const taken = [];
+    for (const i of [...(picked === null ? [] : [picked]), ...marked, ...points.slice(0, named).keys()]) {
+      if (!points[i]) continue;
+      const [x, y] = places[i], width = LETTER * [...points[i].name].length;
+      const area = i === picked ? [x + 8, y - 24, x + 14 + 1.2 * width, y - 6] : [x + 6, y - 7, x + 6 + width, y - 7 + LINE];
+      if (taken.some(([left, top, right, bottom]) => area[0] < right && left < area[2] && area[1] < bottom && top < area[3])) continue;
+      taken.push(area);
+      if (i !== picked) drawn.get(points[i].name).name.style.setProperty("display", "");
+    }
     rings.replaceChildren(...marked.filter((i) => places[i]).map((i) => s("circle", {cx: places[i][0], cy: places[i][1], r: 8, class: "near"})));
     keys.replaceChildren(...groups.map((name, i) => h("span", {class: "key"}, keyShape(i), name)));
     if (picked !== null && points[picked]) walk(picked, false);

@@ -15,7 +15,7 @@ const DIALS = 63; // last position that the dials can show
 // What a mark may tell: the groups in the order of shapes, and the group of a point.
 const BY = {
   case: ["upper or lower case", ["lower case", "Capital first", "CAPITALS", "mixed", "no letters"], (point) => ["lower", "title", "upper", "mixed", "none"].indexOf(point.case)],
-  space: ["leading space", ["begins with a space", "does not"], (point) => (point.space ? 0 : 1)],
+  space: ["leading space", ["begins with a space", "no space before it"], (point) => (point.space ? 0 : 1)],
   vowel: ["vowel or consonant", ["begins with a vowel", "with a consonant", "no letters"], (point) => (point.vowel === null ? 2 : point.vowel ? 0 : 1)],
   digit: ["digits", ["no digit", "has a digit"], (point) => (point.digit ? 1 : 0)],
   count: ["frequency", ["10,000 times or more", "1,000 or more", "100 or more", "10 or more", "fewer than 10"], (point) => [10000, 1000, 100, 10, 0].findIndex((least) => point.count >= least)],
@@ -47,16 +47,14 @@ export default {
     if (find.value) look();
   },
   view(root, context) {
-    const columns = h("div", {class: "columns near-map"});
-    root.append(columns);
-    const map = mapFigure(columns), near = nearFigure(columns, context);
-    const more = h("div", {class: "columns"});
-    root.append(more);
-    const norms = normFigure(more), places = positionsFigure(more);
+    const left = h("div"), right = h("div");
+    root.append(h("div", {class: "near-map"}, left, right));
+    const map = mapFigure(left), near = nearFigure(right), norms = normFigure(left), places = positionsFigure(right);
     return async (model) => {
-      const [projected, lengths] = await Promise.all([call(model, "projection"), call(model, "norms")]);
-      const token = chosen(projected.data.points, context);
-      const [found] = await Promise.all([call(model, "neighbours", {token, metric: get("metric", "cosine"), k: 12}), places.draw(model), map.scale(model), norms.scale(model)]);
+      const [token] = await Promise.all([chosen(model, context), places.draw(model), map.scale(model), norms.scale(model)]);
+      const found = await call(model, "neighbours", {token, metric: get("metric", "cosine"), k: 12});
+      const also = [token, ...found.data.neighbours.map((row) => row.id)];
+      const [projected, lengths] = await Promise.all([call(model, "projection", {also}), call(model, "norms", {also: [token]})]);
       map.draw(projected, token, found);
       near.draw(found, model);
       norms.draw(lengths, token);
@@ -66,11 +64,12 @@ export default {
 
 const pick = (token) => { set({token}); did("token", {id: token}); };
 
-/** The token of the address, else the first longer word of the map. */
-function chosen(points, context) {
+/** The token of the address, else a word that is neither among the very commonest nor rare. */
+async function chosen(model, context) {
   const wanted = getNumber("token");
   if (wanted !== undefined && wanted >= 0 && wanted < context.run.vocab_size) return wanted;
-  return (points.find((point) => point.space && point.case === "lower" && point.shown.length > 5) ?? points[0]).id;
+  const {points} = (await call(model, "projection")).data, word = (point) => point.space && point.case === "lower" && point.shown.length > 4;
+  return (points.slice(100).find(word) ?? points.find(word) ?? points[0]).id;
 }
 
 const grouped = () => BY[get("by", "case")] ?? BY.case;
@@ -100,7 +99,7 @@ function mapFigure(root) {
     const near = new Set(found.data.neighbours.map((row) => row.id));
     map.update({groups, box, named: 90, picked: index(points, token), marked: points.flatMap((point, i) => (near.has(point.id) ? [i] : [])), xName: "first direction", yName: "second direction",
       points: points.map((point, i) => ({x: xy[i][0], y: xy[i][1], name: point.shown, group: groupOf(point), say: `“${point.shown}”, ${groups[groupOf(point)]}, ${times(point.count)} in the training text`}))});
-    told.textContent = `The two directions hold ${percent(explained[0] + explained[1])} of how much the rows of this checkpoint differ; the rest lies in directions that a flat map cannot show.${index(points, token) === null ? " The picked token is not on the map: it shows the most frequent ones, and single letters." : ""}`;
+    told.textContent = `The two directions hold ${percent(explained[0] + explained[1])} of how much the rows of this checkpoint differ; the rest lies in directions that a flat map cannot show. It has the most frequent tokens, single letters, and those that are ringed.`;
     element.show(reply, drawing, {columns: ["token", "id", "first", "second", "case", "leading space", "digit", "times"], rows: points.map((point, i) => [point.shown, point.id, xy[i][0], xy[i][1], point.case, point.space ? "yes" : "no", point.digit ? "yes" : "no", point.count])});
   };
   return element;
@@ -111,14 +110,14 @@ const index = (points, token) => { const i = points.findIndex((point) => point.i
 
 // --- neighbours ------------------------------------------------------------------------------------------------------
 
-function nearFigure(root, context) {
+function nearFigure(root) {
   const element = figure(root, "Nearest tokens");
   const note = h("p", {class: "note"}), list = h("div"), drawing = h("div", {}, note, list);
   let most = {};
   element.draw = (reply, model) => {
     const {token, count, neighbours, metric} = reply.data;
     element.rename(`Nearest to “${token.shown}”`);
-    note.textContent = `${times(count)} in the training text.${count < 10 ? " So rare a token hardly leaves its random start, and its neighbours say little." : ""} The number is the ${metric === "dot" ? "dot product" : "cosine: 1 is the same direction, 0 at right angles"}. Pick one to go there.`;
+    note.textContent = `${times(count)} in the training text.${count === 0 ? " So it has no use that its neighbours could tell of." : count < 10 ? " That is too rare to learn much about it." : ""} The number is the ${metric === "dot" ? "dot product" : "cosine: 1 is the same direction, 0 at right angles"}. Pick one to go there.`;
     if (metric === "dot") most[model.run] = Math.max(most[model.run] ?? 0, ...neighbours.map((row) => Math.abs(row.value)));
     const rows = neighbours.map((row) => ({name: row.shown, id: row.id, value: row.value, note: `× ${number(row.count)}`}));
     const focused = list.contains(document.activeElement);
@@ -131,30 +130,49 @@ function nearFigure(root, context) {
   return element;
 }
 
-// --- length against frequency ----------------------------------------------------------------------------------------
+// --- what use does to a token ----------------------------------------------------------------------------------------
+
+const MEASURES = {
+  start: ["What is left of the start, against frequency", "cosine with its row at the first step", "Height: the cosine of a token’s row with its own row at the first step; 1 means that it still points where chance put it. To the right: how often the token stands in the training text."],
+  norm: ["Length against frequency", "length of the row", "Height: how long each token’s row is. To the right: how often the token stands in the training text."],
+};
 
 function normFigure(root) {
-  const element = figure(root, "Length against frequency", "How long each token’s row is, against how often the token stands in the training text. At the first step all are about as long; what is never used stays there.");
+  const element = figure(root, "");
   let shown = [];
-  const map = scatter({label: "Lengths of rows", onpick: (i) => pick(shown[i].id)});
+  const map = scatter({label: "Tokens by frequency", onpick: (i) => pick(shown[i].id)});
+  const which = choice("Height", [["start", "what is left of the start"], ["norm", "length of the row"]], get("height", "start"), (height) => set({height}));
+  const note = h("p", {class: "note"}), told = h("p", {class: "note"}), drawing = h("div", {}, which, note, map, told);
   const place = (count) => Math.log10(count + 1);
-  let box = null, scaled = null, ticks = null;
+  let boxes = null, scaled = null, ticks = null;
   element.scale = async (model) => {
     if (scaled === model.run) return;
     const replies = await Promise.all(ends(model).map((step) => call({...model, step}, "norms")));
-    const high = 1.06 * Math.max(...replies.flatMap((reply) => reply.data.norm)), wide = Math.max(...replies[0].data.points.map((point) => place(point.count)));
-    box = [-0.15, wide + 0.25, 0, high];
-    ticks = {xTicks: [0, 10, 100, 1000, 10000, 100000].filter((n) => place(n) <= wide).map((n) => [place(n), number(n)]), yTicks: [0.25, 0.5, 0.75].map((share) => [share * high, number(share * high, 2)])};
+    const high = 1.06 * Math.max(...replies.flatMap((reply) => reply.data.norm)), low = Math.min(-0.1, ...replies.flatMap((reply) => reply.data.start)) - 0.05, wide = Math.max(...replies[0].data.points.map((point) => place(point.count)));
+    boxes = {norm: [-0.15, wide + 0.25, 0, high], start: [-0.15, wide + 0.25, low, 1.06]};
+    ticks = {across: [0, 10, 100, 1000, 10000, 100000, 1000000].filter((n) => place(n) <= wide).map((n) => [place(n), number(n)]), norm: round(high), start: [[0, "0"], [0.5, "0.5"], [1, "1"]]};
     scaled = model.run;
   };
   element.draw = (reply, token) => {
-    const {points, norm} = reply.data, [, groups, groupOf] = grouped();
+    const {points, tied} = reply.data, [, groups, groupOf] = grouped(), height = get("height", "start") in MEASURES ? get("height", "start") : "start";
+    const values = reply.data[height], [title, yName, words] = MEASURES[height];
     shown = points;
-    map.update({groups, box, ...ticks, picked: index(points, token), named: 40, xName: "times in the training text (log)", yName: "length of the row",
-      points: points.map((point, i) => ({x: place(point.count), y: norm[i], name: point.shown, group: groupOf(point), say: `“${point.shown}”: length ${number(norm[i])}, ${times(point.count)}`}))});
-    element.show(reply, map, {columns: ["token", "id", "length", "times"], rows: points.map((point, i) => [point.shown, point.id, norm[i], point.count])});
+    element.rename(title);
+    note.textContent = words;
+    told.textContent = tied
+      ? "Here the head shares this table. So a token that the text does not have is moved as well: every step pushes it away, because it never comes next."
+      : "Here the head has a table of its own. So a token that the text does not have is never moved by learning: it keeps the direction that chance gave it, at 1.";
+    map.update({groups, box: boxes[height], xTicks: ticks.across, yTicks: ticks[height], picked: index(points, token), named: 60, xName: "times in the training text (log)", yName,
+      points: points.map((point, i) => ({x: place(point.count), y: values[i], name: point.shown, group: groupOf(point), say: `“${point.shown}”: ${yName} ${number(values[i])}, ${times(point.count)}`}))});
+    element.show(reply, drawing, {columns: ["token", "id", "length", "cosine with its start", "times"], rows: points.map((point, i) => [point.shown, point.id, reply.data.norm[i], reply.data.start[i], point.count])});
   };
   return element;
+}
+
+/** Two or three round numbers below `high`, for an axis. */
+function round(high) {
+  const rough = high / 3, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((m) => m * power >= rough) * power;
+  return [step, 2 * step, 3 * step].filter((value) => value < high).map((value) => [value, number(value)]);
 }
 
 // --- positions -------------------------------------------------------------------------------------------------------

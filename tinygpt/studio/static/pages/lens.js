@@ -5,6 +5,7 @@ import {figure, matrixTable} from "../figure.js";
 import {heatmap, legend} from "../heatmap.js";
 import {lines, linesTable} from "../lines.js";
 import {memory} from "../memory.js";
+import {fixedScale} from "../scale.js";
 import {positionOf, promptBox, promptOf, quoted} from "../parts.js";
 import {get, getJson, getNumber, set} from "../state.js";
 import {did} from "../tour.js";
@@ -65,13 +66,16 @@ export default {
     return async (model) => {
       const prompt = promptOf(context), wanted = get("target") === "" ? null : getNumber("target", null);
       if (second !== document.activeElement && second.value !== get("other")) second.value = get("other");
+      const others = get("difference") !== "0", foil = getNumber("foil", -1);
+      const shares = (token, position) => ask(model, "attribution", {prompt, ...(token === null ? {} : {token}), position, ...(!others ? {difference: false} : foil >= 0 && foil !== token ? {other: foil} : {})});
+      // Where the token to explain is known (chosen, or the model's own at the end), both questions go out at once.
+      const early = wanted !== null || get("position") === "" ? shares(wanted, getNumber("position", -1)) : null;
+      early?.catch(() => {});
       const reply = await ask(model, "lens", wanted === null ? {prompt} : {prompt, target: wanted});
       const {tokens, rows, top, targets, first_position: first} = reply.data, position = Math.max(first, positionOf(tokens)), p = position - first;
       const shown = tokens.slice(first).map((token) => token.shown), target = targets[p], last = position === tokens.length - 1;
-      const others = get("difference") !== "0";
-      const given = {prompt, token: target.id, position, ...(others ? getNumber("foil", -1) >= 0 && getNumber("foil", -1) !== target.id ? {other: getNumber("foil")} : {} : {difference: false})};
       const [share, counted, patched] = await Promise.all([
-        ask(model, "attribution", given),
+        (early ?? shares(target.id, position)).then((reply) => (reply.data.token.id === target.id ? reply : shares(target.id, position))),
         get("other") ? ask(model, "tokenize", {text: get("other")}) : null,
         patchedReply(model, prompt, tokens),
       ]);
@@ -93,7 +97,7 @@ export default {
       chance.show(reply, chanceBody, linesTable("blocks passed", curve));
       place.show(reply, rank, linesTable("blocks passed", stairs));
 
-      showShares(share, others, top, p, target);
+      showShares(model, share, others, top, p, target);
       showPatch(model, prompt, tokens, counted, target, patched, wanted);
     };
 
@@ -111,7 +115,7 @@ export default {
       if (focused) candidates.querySelector(`[data-id="${focused}"]`)?.focus({preventScroll: true});
     }
 
-    function showShares(reply, difference, top, p, target) {
+    function showShares(model, reply, difference, top, p, target) {
       const {parts, share, token, other, logit, sum} = reply.data;
       pair.set(difference);
       order.set(get("order") === "model");
@@ -129,7 +133,7 @@ export default {
         rivals.replaceChildren(h("span", {class: "control-name"}, "rather than"), ...rivalList.map((one) => h("button", {type: "button", class: "small mono", "data-id": one.id, "aria-pressed": String(one.id === other?.id), onclick: () => set({foil: one.id})}, one.shown)));
         if (focused) rivals.querySelector(`[data-id="${focused}"]`)?.focus({preventScroll: true});
       }
-      list.replaceChildren(bars(sorted, {format: (x) => number(x), wide: true}));
+      list.replaceChildren(bars(sorted, {max: fixedScale(`shares ${model.run} ${difference}`, [share]), format: (x) => number(x), wide: true}));
       wrote.show(reply, wroteBody, barsTable("part", "share of the logit", all));
     }
 

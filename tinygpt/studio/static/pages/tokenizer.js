@@ -16,7 +16,9 @@ export default {
   about: "A model does not read letters. A tokenizer cuts the text into tokens: runs of bytes that were frequent in the training text became one piece, step by step, and everything else stays in small pieces. Try a rare name, a number, an emoji.",
   needs: "run",
   controls(root, context) {
-    root.append(promptBox(context, "Your text"));
+    const box = promptBox(context, "Your text");
+    box.addEventListener("input", () => did("typed", {text: promptOf(context)}));
+    root.append(box);
   },
   view(root, context) {
     const own = piecesFigure(root), columns = h("div", {class: "columns"});
@@ -108,7 +110,7 @@ function tree(root) {
 function replayFigure(root) {
   const element = figure(root, "Replay the merges", "Start from single bytes and apply what the tokenizer learnt, in its order. Two pieces that the next merge will join are framed.");
   const list = h("p", {class: "pieces replayed"}), told = h("p", {class: "next-merge", role: "status"}), drawing = h("div");
-  let control = null, built = null, coming = null, steps = 0;
+  let control = null, built = null, coming = null, steps = 0, came = null;
   const go = (upto) => { control?.set(upto); set({upto}); };
   const first = h("button", {type: "button", class: "small", onclick: () => go(0)}, "Bytes");
   const next = h("button", {type: "button", class: "small primary", onclick: () => coming && go(coming.rank + 1)}, "Next merge ▸");
@@ -138,7 +140,10 @@ function replayFigure(root) {
     for (let i = 0; after && i + 1 < now.length; i += 1) if (now[i].shown === after.left && now[i + 1].shown === after.right && !joins.has(i)) { joins.add(i); joins.add(i + 1); }
     list.replaceChildren(...now.slice(0, 400).map((piece, i) => h("span", {class: `piece shade-${i % 4}${joins.has(i) ? " joins" : ""}`, title: `id ${piece.id}, bytes ${piece.start} to ${piece.end}`}, piece.shown)), now.length > 400 ? h("span", {class: "note"}, `… ${now.length - 400} more`) : "");
     element.show(reply, drawing, {columns: ["piece", "id", "bytes (hex)", "from byte", "to byte"], rows: now.map((piece) => [piece.shown, piece.id, piece.bytes, piece.start, piece.end])});
-    did("replay", {upto, steps, count, next: after});
+    const deed = {upto, merged: now.some((piece) => piece.bytes.length > 2)};
+    if (came && came.upto !== upto) did("replay", came); // from where the slider comes
+    did("replay", deed);
+    came = deed;
   };
   return element;
 }
