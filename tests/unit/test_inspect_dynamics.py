@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -226,3 +227,12 @@ def test_every_function_of_the_table_is_public():
         if module == "dynamics":
             assert getattr(ti, name).__wrapped__.__module__ == "tinygpt.inspect.dynamics"
     assert isinstance(public(lambda m: Result(a=1))(None), Result)
+
+
+def test_the_time_left_is_told_by_the_median_pace_of_the_last_records():
+    train = SimpleNamespace(max_steps=100, batch_size=2)
+    run = SimpleNamespace(config=SimpleNamespace(train=train, model=SimpleNamespace(block_size=8)))
+    paces = [1e9] * 9 + [16.0, 16.0, 16.0, 4.0, 900.0]  # the first nine are too long ago
+    trained = [{"kind": "train", "step": i + 1, "tokens_per_s": pace} for i, pace in enumerate(paces)]
+    assert dynamics.left_s(run, [*trained, {"kind": "eval", "step": 14}]) == (100 - 14) * 16 / 16.0
+    assert dynamics.left_s(run, [{"kind": "eval", "step": 0}]) is None
