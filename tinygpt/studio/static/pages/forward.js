@@ -142,7 +142,7 @@ export default {
       sum.show({...whole, truncated: null}, sum.holder ??= h("div", {}, parts, partsKey, h("p", {class: "note"})), matrixTable("added", lineNames, channels, lines));
       sum.holder.lastChild.textContent = after ? "This model normalises the stream after each addition, so the last row is not the plain sum: every stage was brought to a common size." : "";
 
-      showTensors(names, name);
+      showTensors(whole, names, name);
 
       const values = looked ? whole.data[name][head] : whole.data[name], first = looked ? 0 : whole.data.first_position ?? 0, entry = names.find((one) => one.name === name);
       const columns = looked ? shown : values[0].map((_, j) => String(j)), max = kindOf(name) === "pattern" ? 1 : fixedScale(`${name} ${model.run}`, values);
@@ -165,7 +165,7 @@ export default {
       explain(model, prompt, name, index);
     };
 
-    function showTensors(names, name) {
+    function showTensors(whole, names, name) {
       const group = get("place") === "" ? String(groupOf(name)) : get("place"), layers = Math.max(...names.map((entry) => (typeof groupOf(entry.name) === "number" ? groupOf(entry.name) + 1 : 0)));
       const groups = ["input", ...Array.from({length: layers}, (_, i) => String(i)), "output"], open = groups.includes(group) ? group : String(groupOf(name));
       const order = Object.keys(REASONS), shown = names.filter((entry) => String(groupOf(entry.name)) === open).sort((a, b) => order.indexOf(kindOf(a.name)) - order.indexOf(kindOf(b.name)));
@@ -179,7 +179,7 @@ export default {
         if (held && list.isConnected) list.querySelector(`[data-tensor="${held}"]`)?.focus({preventScroll: true});
         if (heldPlace && places.isConnected) places.querySelector(`[data-place="${heldPlace}"]`)?.focus({preventScroll: true});
       }
-      tensors.show(null, tensors.holder ??= h("div", {}, places, list, h("p", {class: "note"}, "T positions, C channels of the stream, H heads of K channels (G of them with own keys and values), F inner channels of the feed-forward, V tokens of the vocabulary.")), () => ({columns: ["tensor", "shape", "mean length of a position's vector"], rows: names.map((entry) => [entry.name, entry.shape.join(" × "), entry.norm])}));
+      tensors.show({...whole, truncated: null}, tensors.holder ??= h("div", {}, places, list, h("p", {class: "note"}, "T positions, C channels of the stream, H heads of K channels (G of them with own keys and values), F inner channels of the feed-forward, V tokens of the vocabulary.")), () => ({columns: ["tensor", "shape", "mean length of a position's vector"], rows: names.map((entry) => [entry.name, entry.shape.join(" × "), entry.norm])}));
     }
   },
 };
