@@ -36,7 +36,7 @@ const groupOf = (name) => (name.startsWith("block.") ? Number(name.split(".")[1]
 
 /** The stream as a river: what is added flows in from both banks, as wide as it is long (as a vector). */
 function river(onpick) {
-  const svg = s("svg", {class: "river", role: "img"}), holder = h("div", {class: "scroll"}, svg);
+  const svg = s("svg", {class: "river", role: "img"}), holder = h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "The stream as a river"}, svg);
 
   holder.update = ({added, total, parts, learned, picked, label, most}) => {
     const start = learned ? 2 : 1, blocks = (parts.length - start) / 2;
