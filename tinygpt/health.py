@@ -11,6 +11,7 @@ of what it added. The gains of norms are left out: they begin at 1 and would hid
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -22,9 +23,10 @@ from tinygpt.plan import SNAPSHOTS
 from tinygpt.session import Session
 
 
-def snapshot_steps(max_steps: int) -> set[int]:
+@functools.cache
+def snapshot_steps(max_steps: int) -> frozenset[int]:
     """Step 0 and SNAPSHOTS log-spaced steps up to the last: early training changes fastest."""
-    return {0} | {round(max_steps ** (i / SNAPSHOTS)) for i in range(1, SNAPSHOTS + 1)}
+    return frozenset({0}) | {round(max_steps ** (i / SNAPSHOTS)) for i in range(1, SNAPSHOTS + 1)}
 
 
 def layers_of(model: TinyGPT) -> dict[str, list[Tensor]]:

@@ -569,6 +569,30 @@ def test_with_the_norm_before_the_stream_is_the_sum_of_what_is_added(models, pro
             summed = summed + m.model.positions.table.weight[: len(summed)].numpy()
         error = np.linalg.norm(summed - shown[last], axis=-1) / np.linalg.norm(shown[last], axis=-1)
         assert error.max() < 1e-5
+        at = ti.forward(m, prompt, stream_at=-1)
+        assert np.array_equal(at["stream_at"], shown[last][-1])
+        assert_near(at["added_at"].astype(np.float64).sum(0), at["stream_at"])
+
+
+def test_all_heads_beside_one_are_those_that_are_asked_for_alone(models, prompts):
+    m, c = models["gpt2"], models["gpt2"].config
+    one, alone, all_ = (ti.attention(m, prompts[1], **given) for given in (
+        {"layer": 1, "head": 2, "all_heads": True}, {"layer": 1, "head": 2}, {}
+    ))  # fmt: skip
+    for name in LOOKED:
+        assert np.array_equal(one[name], alone[name])
+    assert one["pooled"] == 1 and np.array_equal(one["patterns"], all_["pattern"])
+    assert one["patterns"].shape[:2] == (c.n_layers, c.n_heads)
+
+
+def test_what_is_expected_after_each_token_is_its_likeliest_with_and_without_an_edit(models, prompts):
+    m, edit = models["modern"], {"part": "head", "op": "zero", "layer": 0, "index": 1}
+    shown = ti.intervene(m, prompts[1], [edit])
+    for field, edits in (("predicted_before", []), ("predicted_after", [edit])):
+        logits = record_edited(m, ids_of(m, prompts[1]), [], edits)["logits"][0]
+        assert [one["id"] for one in shown[field]] == logits.argmax(-1).tolist()
+        assert_near(torch.tensor([one["probability"] for one in shown[field]]), logits.softmax(-1).amax(-1))
+    assert shown["predicted_after"][-1]["id"] == shown["after"][0]["id"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -704,6 +728,8 @@ CALLS = [
     ("explain", ("The fox", "block.1.hidden", [1, 7]), {}), ("explain", ("The fox", "block.1.masked", [1, 0, 1]), {}),
     ("attention", ("The fox found a red kite",), {}), ("attention", ("The fox",), {"layer": 1}),
     ("attention", ("Tom's \"key\" é",), {"layer": 1, "head": 2, "edits": [EDIT]}),
+    ("attention", ("The fox found a red kite",), {"layer": 0, "head": 1, "all_heads": True}),
+    ("forward", ("The fox found",), {"names": ["block.0"], "stream_at": 1}),
     ("head_labels", (), {"windows": 3}), ("lens", ("The fox",), {}), ("lens", ("Tom",), {"target": 8, "edits": [EDIT]}),
     ("attribution", ("The fox",), {}), ("attribution", ("The fox",), {"token": 5, "position": 0, "difference": False}),
     ("intervene", ("The fox", [EDIT]), {"held_out": True}),
@@ -742,7 +768,7 @@ def test_long_prompts_stay_within_the_size_of_a_reply_and_say_what_they_leave_ou
     names = ["logits", "block.0.hidden", "block.1.masked"]
     big = [
         ti.attention(m, prompt, layer=1, head=1), ti.forward(m, prompt, names=names), ti.lens(m, prompt),
-        ti.attention(m, prompt),
+        ti.attention(m, prompt), ti.attention(m, prompt, layer=1, head=1, all_heads=True),
     ]  # fmt: skip
     for shown in big[:2]:
         assert shown.truncated.startswith("the last ") and f" of {T} " in shown.truncated

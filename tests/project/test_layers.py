@@ -23,8 +23,8 @@ LAYERS = {
     "evaluate": 3, "checkpoint": 3, "start": 3, "chat": 3,
     "plan": 4, "runs": 4,
     "session": 5, "prepare": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
-    "guards": 6, "health": 6, "web": 6,
-    "train": 7, "report": 7, "report_page": 7, "serve": 7, "studio": 7, "lab": 7, "learn": 7,
+    "guards": 6, "health": 6, "report": 6, "web": 6,
+    "train": 7, "report_page": 7, "serve": 7, "studio": 7, "lab": 7, "learn": 7,
     "cli": 8,
     "__main__": 9,
 }  # fmt: skip

@@ -181,26 +181,29 @@ def spikes_told(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def spikes_seen(everything: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Train records far above those before them, see SPIKE; a spike does not count as usual for the next."""
+    """Train records far above those before them, see SPIKE; of several in a row the first, and a new level is usual
+    after half as many records as are looked back on.
+    """
     found = []
     for what, field in (("loss", "loss"), ("gradient norm", "grad_norm")):
         deviations, least = SPIKE[what]
-        scale = math.log if what == "gradient norm" else float
-        usual: list[float] = []
+        scale, inverse = (math.log, math.exp) if what == "gradient norm" else (float, float)
+        figures: list[float] = []
+        above = False
         for record in everything:
             value = record.get(field) if record["kind"] == "train" else None
             if value is None or (scale is math.log and value <= 0):
                 continue
-            figure, before = scale(value), usual[-BEFORE:]
-            if len(before) >= FEWEST:
-                middle = median(before)
-                spread = 1.4826 * median(abs(x - middle) for x in before)  # of a normal distribution its deviation
-                if figure > middle + max(deviations * spread, least):
-                    inverse = math.exp(middle) if scale is math.log else middle
-                    found.append({"step": record["step"], "what": what, "value": value, "usual": inverse})
-                    usual.append(middle)
-                    continue
-            usual.append(figure)
+            figure, before = scale(value), figures[-BEFORE:]
+            figures.append(figure)
+            if len(before) < FEWEST:
+                continue
+            middle = median(before)
+            spread = 1.4826 * median(abs(x - middle) for x in before)  # of a normal distribution its deviation
+            far = figure > middle + max(deviations * spread, least)
+            if far and not above:
+                found.append({"step": record["step"], "what": what, "value": value, "usual": inverse(middle)})
+            above = far
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -63,17 +64,19 @@ def neighbours(m: Model, token: int, metric: Literal["cosine", "dot"] = "cosine"
 
 
 @public
-def projection(m: Model, basis: str | None = None, most: int = 400) -> Result:
+def projection(m: Model, basis: str | None = None, most: int = 400, also: Sequence[int] = ()) -> Result:
     """The embedding as a map: the first two principal components of one checkpoint, the same for every checkpoint.
 
         xy = (E - mean of the basis) . axes of the basis
 
     The axes come from the checkpoint `basis` (a reference; by default the last of the run), so over the training the
     points move and the axes do not. The largest loading of each axis is positive. points: the `most` most frequent
-    tokens and all single letters (see `described`); xy, a row for each; explained: share of this checkpoint's variance
-    along each axis; basis: its reference. UserError for a basis with other tokens or another width.
+    tokens and all single letters (see `described`), whose rows make the axes, then the tokens `also`; xy, a row for
+    each; explained: share of this checkpoint's variance along each axis; basis: its reference. UserError for a basis
+    with other tokens or another width.
     """
     ids = chosen_tokens(m, most)
+    shown = with_others(m, ids, also)
     reference = basis or f"{m.run.folder.as_posix()}@{max(steps_kept(m.run.folder), default=m.step)}"
     named = m if reference == m.reference else _loaded(reference)
     if named.tokenizer.sha256 != m.tokenizer.sha256 or named.config.n_embd != m.config.n_embd:
@@ -81,11 +84,12 @@ def projection(m: Model, basis: str | None = None, most: int = 400) -> Result:
     table = vectors(named)[ids]
     middle = table.mean(axis=0)
     axes = principal_axes(table - middle)  # (2, C)
-    moved = vectors(m)[ids]
+    moved = vectors(m)[shown]
     xy = (moved - middle) @ axes.T  # (N, 2)
-    total = ((moved - moved.mean(axis=0)) ** 2).sum()
-    explained = (((xy - xy.mean(axis=0)) ** 2).sum(axis=0) / max(total, 1e-12)).astype(np.float32)
-    return Result({"xy": "token axis"}, points=described(m, ids), xy=xy, explained=explained.tolist(),
+    frequent, on_axes = moved[: len(ids)], xy[: len(ids)]
+    total = ((frequent - frequent.mean(axis=0)) ** 2).sum()
+    explained = (((on_axes - on_axes.mean(axis=0)) ** 2).sum(axis=0) / max(total, 1e-12)).astype(np.float32)
+    return Result({"xy": "token axis"}, points=described(m, shown), xy=xy, explained=explained.tolist(),
                   basis=named.reference)  # fmt: skip
 
 
@@ -109,13 +113,22 @@ def principal_axes(centred: Table) -> Table:
 
 
 @public
-def norms(m: Model, most: int = 400) -> Result:
-    """Length of each token's vector (`norm`, L2) beside how often it stands in the training text (in `points`).
+def norms(m: Model, most: int = 400, also: Sequence[int] = ()) -> Result:
+    """Length of each token's vector (`norm`, L2), and what is left of its start, for the tokens of `projection`.
 
-    For the same tokens as `projection`. What is rare is hardly trained and stays near its start.
+    start: cosine of the vector and the same token's at the first step that the run kept, `first_step`; 1: the same
+    direction. points tell how often each token stands in the training text. tied: whether the head shares the table:
+    if not, a token that the text does not have gets no gradient and keeps its direction; if so, every step pushes it
+    away, for it is never the next token.
     """
-    ids = chosen_tokens(m, most)
-    return Result({"norm": "token"}, points=described(m, ids), norm=np.linalg.norm(vectors(m)[ids], axis=1))
+    ids = with_others(m, chosen_tokens(m, most), also)
+    first_step = min(steps_kept(m.run.folder), default=m.step)
+    first = m if first_step == m.step else load(f"{m.run.folder.as_posix()}@{first_step}")
+    rows, begun = vectors(m)[ids], vectors(first)[ids]
+    lengths, begun_lengths = np.linalg.norm(rows, axis=1), np.linalg.norm(begun, axis=1)
+    start = (rows * begun).sum(axis=1) / np.maximum(lengths * begun_lengths, 1e-12)
+    return Result({"norm": "token", "start": "token"}, points=described(m, ids), norm=lengths, start=start,
+                  first_step=first_step, tied=m.config.tied)  # fmt: skip
 
 
 def chosen_tokens(m: Model, most: int) -> list[int]:
@@ -125,6 +138,15 @@ def chosen_tokens(m: Model, most: int) -> list[int]:
     frequent = np.argsort(-counts(m), kind="stable")[:most].tolist()
     letters = [id for letter in string.ascii_letters for id in m.tokenizer.encode(letter)]
     return list(dict.fromkeys(frequent + letters))
+
+
+def with_others(m: Model, ids: list[int], also: Sequence[int]) -> list[int]:
+    """`ids`, then those of `also` that are not among them. UserError for one outside the vocabulary, or too many."""
+    if len(also) > MOST_NEIGHBOURS:
+        raise UserError(f"also has {len(also):,} tokens, and takes at most {MOST_NEIGHBOURS:,}.")
+    for id in also:
+        m.tokenizer.token_bytes(id)
+    return list(dict.fromkeys([*ids, *also]))
 
 
 def described(m: Model, ids: list[int]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinygpt.errors import UserError
-from tinygpt.inspect.result import Result, public
+from tinygpt.inspect.result import MOST_NUMBERS, Result, public
 from tinygpt.inspect.trace import (
     AT_ONCE,
     LOOKED,
@@ -33,6 +33,8 @@ from tinygpt.model import TinyGPT
 from tinygpt.tokenizer import BOS, SPECIALS
 
 WHOLE_POSITIONS, POOLED = 64, 32  # patterns of all heads: whole up to so many positions, else at most so many squares
+MOST_BESIDE = MOST_NUMBERS // 8  # of the patterns of all heads that stand beside one head
+PATTERNS = "layer head query key"
 LEAST_SCORE, OVER_START = 0.4, 2.0  # of a label; times the head's own score at step 0
 KINDS = ("previous", "first", "current", "same", "induction")
 REPEATED, SEED = 64, 0  # random ids that are repeated for the induction score, at most
@@ -45,38 +47,57 @@ NO_START = " This run has no weights of step 0, so the second condition is left 
 
 @public
 def attention(
-    m: Model, prompt: str, layer: int | None = None, head: int | None = None, edits: Sequence[dict[str, Any]] = ()
-) -> Result:
+    m: Model, prompt: str, layer: int | None = None, head: int | None = None, edits: Sequence[dict[str, Any]] = (),
+    all_heads: bool = False,
+) -> Result:  # fmt: skip
     """What each position looks at.
 
         scores = q k^T / sqrt(K);   masked = scores, -inf where key > query;   pattern = softmax(masked)
 
     With layer and head: these three, (query, key), from first_query on. Else `pattern` (layer, head, query, key) of all
     heads in `layers` and `heads`; beyond 64 tokens the largest value of each square of `pooled` x `pooled`.
-    UserError for a layer or head that is not there.
+    all_heads: one layer and head as above, and beside them `patterns` (layer, head, query, key) of all, pooled to at
+    most 32 x 32: what a page needs at every key, in one pass. UserError for a layer or head that is not there, or
+    all_heads without both.
     """
     ids, c = encode(m, prompt), m.config
     T = ids.shape[1]
     layers = list(range(c.n_layers)) if layer is None else [checked("layer", layer, c.n_layers)]
     heads = list(range(c.n_heads)) if head is None else [checked("head", head, c.n_heads)]
     if layer is not None and head is not None:
-        seen = record_edited(m, ids, [f"block.{layers[0]}.{what}" for what in LOOKED], edits)
+        names = [f"block.{i}.pattern" for i in range(c.n_layers)] if all_heads else []
+        seen = record_edited(m, ids, [f"block.{layers[0]}.{what}" for what in LOOKED] + names, edits)
         first, rule = shown_positions(T, len(LOOKED) * T, "queries")
-        shown = {what: seen[f"block.{layers[0]}.{what}"][0, heads[0], first:].numpy() for what in LOOKED}
-        axes = dict.fromkeys(LOOKED, "query key")
-        return Result(axes=axes, truncated=rule, tokens=pieces(m, ids), first_query=first, **shown)
+        shown = {what: seen[f"block.{layers[0]}.{what}"][0, heads[0], first:] for what in LOOKED}
+        axes, more = dict.fromkeys(LOOKED, "query key"), {}
+        if all_heads:
+            side = side_of(c.n_layers * c.n_heads, T, POOLED, MOST_BESIDE)
+            shown["patterns"], axes["patterns"] = pooled(torch.cat([seen[name] for name in names]), side), PATTERNS
+            more = {"pooled": side}
+            rule = " ".join(words for words in (rule, side_rule(side, "patterns: ")) if words) or None
+        arrays = {name: array.numpy() for name, array in shown.items()}
+        return Result(axes=axes, truncated=rule, tokens=pieces(m, ids), first_query=first, **more, **arrays)
+    if all_heads:
+        raise UserError("all_heads stands beside one layer and head; give both, or leave it out.")
     seen = record_edited(m, ids, [f"block.{i}.pattern" for i in layers], edits)
     pattern = torch.cat([seen[f"block.{i}.pattern"][:, heads] for i in layers])  # (layers, heads, T, T)
-    side = 1
-    if T > WHOLE_POSITIONS or pattern.numel() > MOST_SHOWN:
-        side = -(-T // POOLED)
-    while len(layers) * len(heads) * (-(-T // side)) ** 2 > MOST_SHOWN:
-        side += 1
-    rule = f"each value is the largest of a square of {side} x {side} tokens." if side > 1 else None
+    side = side_of(len(layers) * len(heads), T, POOLED if T > WHOLE_POSITIONS else T, MOST_SHOWN)
     return Result(
-        axes={"pattern": "layer head query key"}, truncated=rule, tokens=pieces(m, ids), layers=layers, heads=heads,
+        axes={"pattern": PATTERNS}, truncated=side_rule(side), tokens=pieces(m, ids), layers=layers, heads=heads,
         pooled=side, pattern=pooled(pattern, side).numpy(),
     )  # fmt: skip
+
+
+def side_of(heads: int, T: int, squares: int, most: int) -> int:
+    """Side of the squares that T x T patterns are pooled in: at most `squares` in a row, and `most` numbers in all."""
+    side = -(-T // squares)
+    while heads * (-(-T // side)) ** 2 > most and side < T:
+        side += 1
+    return side
+
+
+def side_rule(side: int, what: str = "") -> str | None:
+    return f"{what}each value is the largest of a square of {side} x {side} tokens." if side > 1 else None
 
 
 def pooled(pattern: Tensor, side: int) -> Tensor:

@@ -1,6 +1,7 @@
 """A result as a picture by matplotlib: heat maps labelled by tokens, bars, points, lines. Dark on white.
 
-One perceptually even scale for amounts (viridis), a diverging one with its middle at 0 where the sign counts (RdBu).
+One perceptually even scale for amounts (viridis, light for little), a diverging one with its middle at 0 where the
+sign counts (RdBu).
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def one(axis: Any, title: str, values: np.ndarray, axes: Sequence[str], labels: 
     else:
         signed = bool(np.nanmin(shown, initial=0.0) < 0 < np.nanmax(shown, initial=0.0))
         most = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
-        scale = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"cmap": "viridis"}
+        scale = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"cmap": "viridis_r"}
         image = axis.imshow(shown, aspect="auto", interpolation="nearest", **scale)
         axis.figure.colorbar(image, ax=axis, fraction=0.046).ax.tick_params(labelsize=6)
         for ticks, names, turn in ((axis.set_xticks, labels[1], 90), (axis.set_yticks, labels[0], 0)):

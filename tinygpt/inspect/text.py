@@ -18,10 +18,10 @@ from tinygpt.corpus import tales
 from tinygpt.data import Ids, scoring_windows
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import bits_per_byte, generate_documents
-from tinygpt.inference import Continuation, check_request, choose_decoder, encode_prompt, reading, window_start
+from tinygpt.inference import Continuation, check_request, choose_decoder, reading, window_start
 from tinygpt.inspect.result import Result, public
-from tinygpt.inspect.tokens import MOST_TOKENS, Data, documents, piece
-from tinygpt.inspect.trace import Model
+from tinygpt.inspect.tokens import MOST_TOKENS, Data, documents, piece, utf8
+from tinygpt.inspect.trace import Model, encode, pieces
 from tinygpt.model import NoCache
 from tinygpt.sampling import Sampling, filter_logits
 from tinygpt.tokenizer import BOS, EOS
@@ -39,22 +39,7 @@ BEFORE_TRAIN, BEFORE_VAL = b"\xff", b"\xfe"
 
 Bytes = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
-
-
-def prompt_ids(m: Model, prompt: str) -> list[int]:
-    """The ids of a prompt, <bos> for an empty one. UserError for more than block_size."""
-    ids = encode_prompt(m.tokenizer, prompt)
-    if len(ids) > m.config.block_size:
-        raise UserError(
-            f"the prompt has {len(ids)} tokens, and this model reads at most block_size={m.config.block_size}; "
-            f"leave out {len(ids) - m.config.block_size}."
-        )
-    return ids
-
-
-def pieces(m: Model, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """id and shown of each token."""
-    return [piece(m.tokenizer, id) for id in ids]
+_Run = tuple[int, int, int]  # start, end, first place in the training text [bytes]
 
 
 @torch.inference_mode()
@@ -95,7 +80,7 @@ def next_token(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not 1 <= most <= MOST_ROWS:
         raise UserError(f"most={most} must be between 1 and {MOST_ROWS:,}.")
-    ids = prompt_ids(m, prompt)
+    ids = encode(m, prompt)[0].tolist()
     context = torch.tensor([ids])
     logits = last_logits(m, context)
     before, after = logits[0].float().softmax(-1), drawn_from(logits, context, sampling, len(ids))
@@ -133,7 +118,7 @@ def writing(
     check_request(max_new_tokens, stop)
     if max_new_tokens > MOST_NEW_TOKENS:
         raise UserError(f"max-new-tokens {max_new_tokens} must be at most {MOST_NEW_TOKENS:,} here.")
-    ids = prompt_ids(m, prompt)
+    ids = encode(m, prompt)[0].tolist()
     continuation = Continuation(m.tokenizer, ids, max_new_tokens, sampling, seed=seed, stop=stop)
     return continuation, _steps(m, continuation)
 
@@ -185,7 +170,7 @@ def tree(m: Model, prompt: str, width: int = 3, depth: int = 3) -> Result:
     nodes = sum(width**level for level in range(1, depth + 1)) if 0 < width <= 20 and 0 < depth <= 20 else 0
     if not 0 < nodes <= MOST_BRANCHES:
         raise UserError(f"width={width} and depth={depth} must be 1 or more, and give at most {MOST_BRANCHES} tokens.")
-    ids = prompt_ids(m, prompt)
+    ids = encode(m, prompt)[0].tolist()
     root: dict[str, Any] = {**piece(m.tokenizer, ids[-1]), "probability": 1.0, "joint": 1.0, "children": []}
     level = [(root, ids)]
     for _ in range(depth):
@@ -255,7 +240,7 @@ def cache_meter(m: Model, prompt: str, max_new_tokens: int = 60) -> Result:
     """
     if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
         raise UserError(f"max-new-tokens {max_new_tokens} must be between 1 and {MOST_NEW_TOKENS:,}.")
-    ids, c = prompt_ids(m, prompt), m.config
+    ids, c = encode(m, prompt)[0].tolist(), m.config
     lengths = np.arange(len(ids), len(ids) + max_new_tokens)  # of the text before each pass
     starts = np.array([window_start(int(length), c.block_size) for length in lengths])
     seen = lengths - starts
@@ -279,14 +264,14 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
 
     A run consists of whole characters, lies in one document, and cannot be made longer at either end. spans, in order:
     start, end (characters of `text`); text, bytes: the run; document: number of the first training document that holds
-    it. Where runs overlap, the later span starts where the earlier ends, and its text and bytes are still those of the
-    whole run. share: of the bytes that lie in a run; longest: bytes of the longest run; bytes: of the text. held_out:
-    the same three for the beginning of the validation text, as many bytes: without it ordinary phrases would look like
-    copying (null without a validation text). The model is not asked; its run is.
+    it. Where runs overlap, the longer has the place, and start and end of the shorter tell what is left of it, while
+    its text and bytes are still those of the whole run. share: of the bytes that lie in a run; longest: bytes of the
+    longest run; bytes: of the text. held_out: the same three for the beginning of the validation text, as many bytes
+    (null if there is none): without it ordinary phrases would look like copying. The model is not asked; its run is.
     """
     if not SHORTEST <= shortest <= LONGEST_TEXT:
         raise UserError(f"shortest={shortest} must be between {SHORTEST} and {LONGEST_TEXT:,} bytes.")
-    data = _utf8(text)
+    data = utf8(text)
     if len(data) > LONGEST_TEXT:
         raise UserError(f"the text has {len(data):,} bytes, and at most {LONGEST_TEXT:,} are looked through.")
     run = Data.of(m.run)
@@ -295,17 +280,13 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
     runs = copied_runs(data, known.text, shortest, hashes)
     character = np.append(0, np.cumsum(_begins(np.frombuffer(data, np.uint8))))  # byte offset -> characters before it
     spans: list[dict[str, Any]] = []
-    marked = 0
-    for start, end, place in runs:
+    for first, last, (start, end, place) in _side_by_side(runs, len(data)):
         spans.append({
-            "start": int(character[max(start, marked)]), "end": int(character[end]), "bytes": end - start,
+            "start": int(character[first]), "end": int(character[last]), "bytes": end - start,
             "text": data[start:end].decode(), "document": int(np.searchsorted(known.starts, place, "right")) - 1,
         })  # fmt: skip
-        marked = end
     rule = f"The {MOST_SPANS:,} longest of {len(spans):,} spans." if len(spans) > MOST_SPANS else None
-    if rule:
-        least = sorted((span["bytes"] for span in spans), reverse=True)[MOST_SPANS - 1]
-        spans = [span for span in spans if span["bytes"] >= least][:MOST_SPANS]
+    spans = sorted(sorted(spans, key=lambda span: -span["bytes"])[:MOST_SPANS], key=lambda span: span["start"])
     rules = [known.rule, rule]
     other = copied_runs(held_out, known.text, shortest, hashes)
     return Result(
@@ -314,14 +295,18 @@ def memorised(m: Model, text: str, shortest: int = 20) -> Result:
     )  # fmt: skip
 
 
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"this is not text: character {error.start} is half of a character.", BAD_INPUT) from None
+def _side_by_side(runs: Sequence[_Run], length: int) -> list[tuple[int, int, _Run]]:
+    """(start, end) that is left of each run when the longest takes its place first, in order; none without any."""
+    free, placed = np.ones(length, dtype=bool), []
+    for run in sorted(runs, key=lambda run: run[0] - run[1]):
+        left = np.flatnonzero(free[run[0] : run[1]])  # in one piece, since no run lies in another
+        if len(left):
+            placed.append((run[0] + int(left[0]), run[0] + int(left[-1]) + 1, run))
+            free[run[0] : run[1]] = False
+    return sorted(placed)
 
 
-def _measure(data: bytes, runs: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+def _measure(data: bytes, runs: Sequence[_Run]) -> dict[str, Any]:
     """share, longest and bytes of a text with these copied runs."""
     marked = copied = longest = 0
     for start, end, _ in runs:
@@ -399,7 +384,7 @@ def window_hashes(data: Bytes, length: int) -> Hashes:
     return found
 
 
-def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> list[tuple[int, int, int]]:
+def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> list[_Run]:
     """(start, end, first place in `known`) of the longest runs of whole characters of `data` that stand in `known`.
 
     Each has at least `shortest` bytes and lies in no other; they are in order, and so are their ends. `known` begins
@@ -411,7 +396,7 @@ def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> lis
     """
     text = np.frombuffer(data, np.uint8)
     places = _places(window_hashes(text, shortest), hashes)
-    runs: list[tuple[int, int, int]] = []
+    runs: list[_Run] = []
     end = shortest
     while end <= len(text):
         start = end - shortest
@@ -427,7 +412,7 @@ def copied_runs(data: bytes, known: Bytes, shortest: int, hashes: Hashes) -> lis
             at, end = longer, end + 1
         runs.append((start, end, int(at[0])))
         end += 1
-    return _whole_characters(runs, text, shortest)
+    return _whole_characters(runs, data, known, shortest)
 
 
 def _places(wanted: Hashes, hashes: Hashes) -> dict[int, npt.NDArray[np.int64]]:
@@ -447,10 +432,10 @@ def _places(wanted: Hashes, hashes: Hashes) -> dict[int, npt.NDArray[np.int64]]:
     return {i: groups[k] for i, k in enumerate(kind_of.tolist()) if len(groups[k])}
 
 
-def _whole_characters(runs: list[tuple[int, int, int]], text: Bytes, shortest: int) -> list[tuple[int, int, int]]:
+def _whole_characters(runs: list[_Run], data: bytes, known: Bytes, shortest: int) -> list[_Run]:
     """The runs without parts of characters at their ends; without those that became too short or lie in another."""
-    begins = np.append(_begins(text), True)
-    kept: list[tuple[int, int, int]] = []
+    begins, kept = np.append(_begins(np.frombuffer(data, np.uint8)), True), list[_Run]()
+    searched = b"" if begins.all() else known.tobytes()
     for start, end, place in runs:
         first, last = start, end
         while first < last and not begins[first]:
@@ -461,7 +446,9 @@ def _whole_characters(runs: list[tuple[int, int, int]], text: Bytes, shortest: i
             continue
         if kept and kept[-1][0] == first:  # the one before lies in this one
             kept.pop()
-        kept.append((first, last, place + first - start))
+        if (first, last) != (start, end):  # it may stand earlier than with what was cut off
+            place = searched.find(data[first:last])
+        kept.append((first, last, place))
     return kept
 
 

@@ -133,12 +133,12 @@ def merge_tree(m: Tokenizer | HasTokenizer | str, token: int) -> Result:
 
     def node(id: int, level: int = 1) -> dict[str, Any]:
         nonlocal cut
-        rank = id - FIRST_MERGE if id >= FIRST_MERGE else None
+        shown, rank = piece(tokenizer, id), id - FIRST_MERGE if id >= FIRST_MERGE else None
         halves: list[Any] = [None, None]
         if rank is not None and level < DEEPEST:
             halves = [node(ids[half], level + 1) for half in merges[rank]]
         cut = cut or (rank is not None and level >= DEEPEST)
-        return {**piece(tokenizer, id), "rank": rank, "left": halves[0], "right": halves[1]}
+        return {**shown, "rank": rank, "left": halves[0], "right": halves[1]}
 
     tree = node(token)
     return Result(truncated=f"The tree ends at level {DEEPEST}." if cut else None, **tree)
@@ -187,11 +187,19 @@ def _in_two(text: str) -> tuple[list[str], list[str]]:
     return [text[:place]], [text[place:]]
 
 
+def utf8(text: str) -> bytes:
+    """Its bytes. UserError for a lone surrogate, which is half a character and has none."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"this is not text: character {error.start} is half of a character.", BAD_INPUT) from None
+
+
 def _checked(text: str) -> str:
     """A text that was handed in. UserError if it is empty or longer than MOST_TEXT bytes."""
-    n_bytes = len(text.encode(errors="surrogatepass"))
     if not text.strip():
         raise UserError("the text is empty; give at least a few sentences.", BAD_INPUT)
+    n_bytes = len(utf8(text))
     if n_bytes > MOST_TEXT:
         raise UserError(f"the text has {n_bytes:,} bytes, and at most {MOST_TEXT:,} are taken here; give a part of it.")
     return text
@@ -225,7 +233,7 @@ def corpus_stats(
             everything = Documents([*train, *val])
         else:
             everything = Documents()
-            Reader("lf", "utf-8", io.BytesIO(_checked(text).encode(errors="surrogatepass"))).read("-", everything)
+            Reader("lf", "utf-8", io.BytesIO(utf8(_checked(text)))).read("-", everything)
         fraction = data.val_fraction if val_fraction is None else val_fraction
         split = corpora.split_documents(
             corpora.unique(everything),

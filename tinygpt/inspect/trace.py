@@ -135,9 +135,9 @@ def checked(name: str, value: int, size: int) -> int:
     return value % size
 
 
-def shown_positions(T: int, numbers_each: int, name: str = "positions") -> tuple[int, str | None]:
-    """First of the positions that fit into one reply, the last ones, and the rule if some are left out."""
-    fitting = MOST_SHOWN // max(1, numbers_each)
+def shown_positions(T: int, numbers_each: int, name: str = "positions", taken: int = 0) -> tuple[int, str | None]:
+    """First of the last positions that fit into one reply beside `taken` numbers, and the rule if some do not."""
+    fitting = max(0, MOST_SHOWN - taken) // max(1, numbers_each)
     if not fitting:
         raise UserError(f"one position has {numbers_each:,} numbers, a reply at most {MOST_SHOWN:,}; ask for less.")
     if fitting >= T:
@@ -422,24 +422,31 @@ def record_edited(m: Model, ids: Tensor, names: Iterable[str], edits: Given) -> 
 
 @public
 def forward(
-    m: Model, prompt: str, names: Sequence[str] = (), edits: Sequence[dict[str, Any]] = (), position: int | None = None
-) -> Result:
+    m: Model, prompt: str, names: Sequence[str] = (), edits: Sequence[dict[str, Any]] = (),
+    position: int | None = None, stream_at: int | None = None,
+) -> Result:  # fmt: skip
     """What stands in the model while it reads: the residual stream as a sum, and any activation by name.
 
     names: every activation with its axes, its shape, and the mean over positions of its L2 norm. added (part,
     position): norm of what the embedding, the positions, each attention and each feed-forward add to the stream, named
     in stream_parts; total (stage, position): norm of the stream after it, named in stages. With the norm before each
-    part the stream is exactly the sum of what was added; with the norm after, each sum is normalised.
+    part the stream is exactly the sum of what was added; with the norm after (norm_place), each sum is normalised.
     Each name in `names` comes as an array of that name, (position, channel) or (head, query, key), from first_position
-    on; `position` asks for that one alone. UserError for an unknown name, or more than a reply holds for one position.
+    on; `position` asks for that one alone. stream_at: also what is added at that position, channel by channel, as
+    added_at (part, channel), and the stream in the end, stream_at (channel). UserError for an unknown name, or more
+    than a reply holds for one position.
     """
     ids, c = encode(m, prompt), m.config
     T = ids.shape[1]
     table = names_of(c)
     seen = record_edited(m, ids, [*table, *names], edits)
     sizes = {name: math.prod(seen[name].shape[1:]) // T for name in names}
+    parts, added, stages, total = stream_of(m, seen)
+    at = None if stream_at is None else checked("stream_at", stream_at, T)
+    sums = {} if at is None else {"added_at": added[:, at].numpy(), "stream_at": total[-1, at].numpy()}
+    taken = sum(array.size for array in sums.values())
     if position is None:
-        first, rule = shown_positions(T, sum(sizes.values()))
+        first, rule = shown_positions(T, sum(sizes.values()), taken=taken)
         rows = slice(first, T)
     else:
         first, rule = checked("position", position, T), None
@@ -458,14 +465,15 @@ def forward(
         {"name": f"block.{i}.{what}", "axes": ["head", "query", "key"], "shape": [c.n_heads, T, T], "norm": None}
         for i in range(c.n_layers) for what in LOOKED
     ]  # fmt: skip
-    parts, added, stages, total = stream_of(m, seen)
     return Result(
         axes={
             "added": "part position", "total": "stage position",
+            **({"added_at": "part channel", "stream_at": "channel"} if sums else {}),
             **{name: "position channel" if name in table else "head query key" for name in names},
         },
         truncated=rule, tokens=pieces(m, ids), names=described, stream_parts=parts, added=norm(added).numpy(),
         stages=stages, total=norm(total).numpy(), first_position=first,
+        norm_place=m.config.norm_place, **sums,
         **{name: seen[name][0][..., rows, :].numpy() for name in names},
     )  # fmt: skip
 

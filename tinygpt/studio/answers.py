@@ -33,6 +33,7 @@ MODELS_KEPT = 4
 REPLIES_BYTES = 64 << 20  # of replies that are kept
 READERS = ("records", "checkpoints")  # functions that compute nothing: they do not wait for those that do
 LOWEST = 19  # niceness
+OPENING_WORDS = 10  # of the prompt that the pages begin with
 T = TypeVar("T")
 
 
@@ -186,11 +187,9 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 
 def opening_of(samples: list[dict[str, Any]], tales: bool) -> str:
-    """A prompt to begin with: the first words of a tale, or of what the run has written last."""
-    if tales:
-        return "Once upon a time"
+    """A prompt to begin with: the first words of what the run has written last, or of a tale."""
     last = str(samples[-1].get("text", "")) if samples else ""
-    return " ".join(last.split()[:3])[:40]
+    return " ".join(last.split()[:OPENING_WORDS])[:80] or "Once upon a time" * tales
 
 
 # --- functions -------------------------------------------------------------------------------------------------------

@@ -5,28 +5,42 @@ const STOPS = { // lightness, chroma, hue
   light: [[0.985, 0.008, 95], [0.9, 0.075, 95], [0.76, 0.115, 160], [0.6, 0.105, 210], [0.44, 0.13, 265], [0.28, 0.11, 285]],
   dark: [[0.22, 0.012, 280], [0.34, 0.09, 285], [0.48, 0.12, 265], [0.62, 0.11, 215], [0.78, 0.12, 160], [0.95, 0.09, 100]],
 };
-const tables = {}, words = {};
+const tables = {}, words = {}, letters = {};
 
-export const theme = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+let name = darkness.matches ? "dark" : "light"; // kept here, because pictures ask for it at every cell
+let ink = null;
+darkness.addEventListener("change", () => { [name, ink] = [darkness.matches ? "dark" : "light", null]; });
+
+export const theme = () => name;
+
+/** The colours of lines and letters on a canvas: {ink, soft, accent}. */
+export function inks() {
+  if (ink) return ink;
+  const css = getComputedStyle(document.documentElement);
+  return (ink = Object.fromEntries(["ink", "soft", "accent"].map((one) => [one, css.getPropertyValue(`--${one}`)])));
+}
 
 /** "rgb(...)" for a share of the scale from 0 to 1. */
 export function colour(share) {
-  const name = theme();
   tables[name] ??= Array.from({length: 257}, (_, i) => rgb(between(STOPS[name], i / 256)));
   return tables[name][Math.round(256 * Math.min(1, Math.max(0, share || 0)))];
 }
 
 /** The same as four bytes in one number, for the pixels of an ImageData; the places of nothing are 0. */
 export function pixel(share) {
-  const name = theme();
   words[name] ??= Uint32Array.from({length: 257}, (_, i) => new Uint32Array(Uint8ClampedArray.of(...channels(between(STOPS[name], i / 256)), 255).buffer)[0]);
   return words[name][Math.round(256 * Math.min(1, Math.max(0, share || 0)))];
 }
 
-/** The text that stands on it: paper or ink, whichever is seen. */
+/** The text that stands on it: black or white, whichever is told from it better. */
 export function onColour(share) {
-  const dark = theme() === "dark";
-  return (share > 0.52) === dark ? "#14141c" : "#ffffff";
+  const stops = STOPS[name];
+  letters[name] ??= Array.from({length: 257}, (_, i) => {
+    const [r, g, b] = channels(between(stops, i / 256)).map((v) => (v <= 10 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff"; // at 0.179 both have a contrast of 4.6
+  });
+  return letters[name][Math.round(256 * Math.min(1, Math.max(0, share || 0)))];
 }
 
 function between(stops, share) {

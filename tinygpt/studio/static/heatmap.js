@@ -1,6 +1,6 @@
 // A matrix as cells: darker is more. Arrow keys walk over the cells, and what is under the cursor is said below.
 
-import {colour, onColour, pixel} from "./colour.js";
+import {colour, inks, onColour, pixel} from "./colour.js";
 import {announce, h, number} from "./dom.js";
 
 const FONT = "12px ui-monospace, monospace";
@@ -34,13 +34,12 @@ export function heatmap({label, onpick, onmove}) {
   function draw() {
     if (!element.isConnected && !data) return;
     const {rows, columns, values} = data;
-    const context = base.getContext("2d"), ratio = devicePixelRatio || 1, css = getComputedStyle(document.documentElement);
-    const ink = css.getPropertyValue("--ink"), soft = css.getPropertyValue("--soft"), accent = css.getPropertyValue("--accent");
+    const context = base.getContext("2d"), ratio = devicePixelRatio || 1, {ink, soft, accent} = inks();
     context.font = FONT;
     const widest = (names) => Math.min(110, Math.max(0, ...names.map((name) => context.measureText(name).width)));
     const width = room || element.clientWidth || 600;
     const left = rows.length > 1 || rows[0] ? Math.ceil(widest(rows)) + 10 : 2;
-    const smallest = data.texts ? 34 : 3;
+    const smallest = data.texts ? 52 : 3;
     const size = Math.max(smallest, Math.min(data.cell, Math.floor((width - left - 4) / columns.length)));
     const cellWidth = data.texts ? Math.max(size, Math.min(76, Math.floor((width - left - 4) / columns.length))) : size;
     const height = data.height ?? (data.texts ? 26 : size);
@@ -142,9 +141,18 @@ export function heatmap({label, onpick, onmove}) {
     if (cursor && to[0] === cursor[0] && to[1] === cursor[1]) return;
     cursor = to;
     show();
+    if (aloud) reveal(...cursor);
     tell(aloud);
     onmove?.(...cursor);
   }
+
+  /** Scroll the frame until the cell is seen. */
+  function reveal(i, j) {
+    const {left, top, width, height} = layout, x = left + j * width, y = top + i * height;
+    if (x - frame.scrollLeft < 0 || x + width - frame.scrollLeft > frame.clientWidth) frame.scrollLeft = x - frame.clientWidth / 2;
+    if (y - frame.scrollTop < 0 || y + height - frame.scrollTop > frame.clientHeight) frame.scrollTop = y - frame.clientHeight / 2;
+  }
+  element.reveal = (i, j) => layout && reveal(i, j);
 
   function cellAt(event) {
     const box = canvas.getBoundingClientRect();

@@ -1,5 +1,6 @@
 // Controls that several pages share: the prompt, and the position in it.
 
+import {callRun} from "./api.js";
 import {h, labelled} from "./dom.js";
 import {get, getNumber, set} from "./state.js";
 
@@ -27,7 +28,7 @@ export const quoted = (token) => `“${token.shown}”`;
  * What stands lower on a page is asked for a moment later, one question at a time and only for the newest wish, so that
  * it never holds up the figure under the reader's hands. Returns want(...arguments) for `work(...arguments)`.
  */
-export function later(work, failed, wait = 200) {
+export function later(work, failed, wait = 350) {
   let wish = null, timer = null, busy = false;
   async function go() {
     timer = null;
@@ -48,7 +49,9 @@ export function later(work, failed, wait = 200) {
   }
   return (...given) => {
     wish = given;
-    if (!busy && timer === null) timer = setTimeout(go, wait);
+    if (busy) return;
+    clearTimeout(timer); // not while somebody still types or drags
+    timer = setTimeout(go, wait);
   };
 }
 
@@ -75,3 +78,19 @@ export function textOf(tokens) {
 
 /** Whether a token is no text: <bos>, <eos>. */
 export const isSpecial = (token) => token.id < 3 && /^<(bos|eos|unk|pad)>$/.test(token.shown);
+
+/** All records of a run, however many replies they take: {data, python}, as of `records`. */
+export async function recordsOf(run) {
+  let reply = await callRun(run, "records");
+  const {data, python} = reply;
+  while (reply.truncated) {
+    reply = await callRun(run, "records", {since: reply.data.next});
+    data.records.push(...reply.data.records);
+    data.samples.push(...reply.data.samples);
+    data.next = reply.data.next;
+  }
+  return {data, python};
+}
+
+/** The step of `run` whose weights were kept nearest to `x`. */
+export const nearestStep = (run, x) => run.steps.map((entry) => entry.step).reduce((best, step) => (best === null || Math.abs(step - x) < Math.abs(best - x) ? step : best), null);

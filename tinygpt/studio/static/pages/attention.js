@@ -5,6 +5,7 @@ import {announce, choice, h, number, percent, slider, toggle} from "../dom.js";
 import {figure, matrixTable} from "../figure.js";
 import {heatmap, legend} from "../heatmap.js";
 import {memory} from "../memory.js";
+import {fixedScale} from "../scale.js";
 import {positionOf, promptBox, promptOf, quoted} from "../parts.js";
 import {get, getJson, getNumber, listen, set} from "../state.js";
 import {did} from "../tour.js";
@@ -147,14 +148,6 @@ function thumbnails() {
   return grid;
 }
 
-/** The largest of 1, 2, 5, 10, 20 ... that covers the values: a scale that stays while the weights change a little. */
-function scaleOf(rows) {
-  let most = 0;
-  for (const row of rows) for (const value of row) if (value !== null) most = Math.max(most, Math.abs(value));
-  const power = 10 ** Math.floor(Math.log10(most || 1));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= most) ?? 1;
-}
-
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 /** Let the present picture fade out over the one that is drawn next. */
@@ -171,10 +164,10 @@ function fade(map) {
 /** What the model expects after each token, with and without the changes. */
 function predictions(reply, moved) {
   const {tokens, predicted_before: before, predicted_after: after, moved: nats} = reply.data;
-  const line = (words, entry, kind) => h("span", {class: `guess ${kind}`}, h("span", {class: "unseen"}, `${words}: `), entry.shown, h("span", {class: "guess-share"}, ` ${percent(entry.probability)}`));
-  return h("ol", {class: "guesses", tabindex: "0", "aria-label": "What is expected after each token"}, tokens.map((token, i) => h("li", {class: moved.has(i) ? "shifted" : null},
-    h("span", {class: "guess-token", style: {background: colour(nats[i] / MOVED_FULL), color: onColour(nats[i] / MOVED_FULL)}, title: `moved by ${number(nats[i])} nats`}, token.shown),
-    line("as trained", before[i], "trained"), line("changed", after[i], "changed"), moved.has(i) && h("span", {class: "guess-was"}, `was ${moved.get(i).shown} ${percent(moved.get(i).probability)}`))));
+  const line = (words, entry, kind) => h("span", {class: `expect ${kind}`}, h("span", {class: "unseen"}, `${words}: `), entry.shown, h("span", {class: "expect-share"}, ` ${percent(entry.probability)}`));
+  return h("ol", {class: "expected", tabindex: "0", "aria-label": "What is expected after each token"}, tokens.map((token, i) => h("li", {class: moved.has(i) ? "shifted" : null},
+    h("span", {class: "expect-token", style: {background: colour(nats[i] / MOVED_FULL), color: onColour(nats[i] / MOVED_FULL)}, title: `moved by ${number(nats[i])} nats`}, token.shown),
+    line("as trained", before[i], "trained"), line("changed", after[i], "changed"), moved.has(i) && h("span", {class: "expect-was"}, `was ${moved.get(i).shown} ${percent(moved.get(i).probability)}`))));
 }
 
 /** Positions before the first token that differs, and those among them whose prediction differs, with what it was. */
@@ -233,13 +226,13 @@ export default {
       }, labels ? LABELS_AFTER : 0);
     }
 
-    /** The grid and the labels are two answers: the Python button gives both lines. */
+    /** The pictures and the labels are two answers: the Python button gives both lines. */
     function showAll(reply) {
       all.grid = reply;
       if (!reply) return;
       const both = labels && labels.reply.model.step === reply.model.step ? {...reply, python: `${reply.python}\n${labels.reply.python}`} : reply;
       const kinds = ["previous", "first", "current", "same", "induction"];
-      all.show({...both, truncated: null}, all.holder ??= h("div", {class: "scroll"}, grid), labels && (() => ({columns: ["head", "label", "score", "at step 0", ...kinds], rows: labels.reply.data.labels.map((entry) => [headName(entry.layer, entry.head), entry.label, entry.score, entry.at_start, ...kinds.map((kind) => entry.scores[kind])])})));
+      all.show(both, all.holder ??= h("div", {class: "scroll"}, grid), labels && (() => ({columns: ["head", "label", "score", "at step 0", ...kinds], rows: labels.reply.data.labels.map((entry) => [headName(entry.layer, entry.head), entry.label, entry.score, entry.at_start, ...kinds.map((kind) => entry.scores[kind])])})));
     }
 
     async function measure(model, prompt, edits) {
@@ -259,22 +252,21 @@ export default {
     return async (model) => {
       const {info} = model, at = chosen(info), edits = editsOf(), prompt = promptOf(context);
       const name = headName(at.layer, at.head);
-      const [many, one, done] = await Promise.all([
-        ask(model, "attention", edits.length ? {prompt, edits} : {prompt}, "grid"),
-        ask(model, "attention", {prompt, layer: at.layer, head: at.head, ...(edits.length ? {edits} : {})}, "head"),
+      const [one, done] = await Promise.all([ // all heads come beside the chosen one: one pass, one answer
+        ask(model, "attention", {prompt, layer: at.layer, head: at.head, ...(edits.length ? {edits} : {}), all_heads: true}),
         edits.length ? ask(model, "intervene", {prompt, edits}) : null,
       ]);
-      grid.update({layers: info.n_layers, heads: info.n_heads, pattern: many.data.pattern, at, edits, labels: labels?.of});
-      showAll(many);
+      grid.update({layers: info.n_layers, heads: info.n_heads, pattern: one.data.patterns, at, edits, labels: labels?.of});
+      showAll(one);
       askLabels(model);
 
       const tokens = one.data.tokens, position = positionOf(tokens), names = tokens.map((token) => token.shown);
       first = one.data.first_query ?? 0;
       looking.rename(`Head ${name}: where ${quoted(tokens[position])} looks`);
       line.update({tokens, pattern: one.data.pattern, first, at: position});
-      looking.show(one, line, () => ({columns: ["token", "looked at by " + tokens[position].shown], rows: names.map((shown, j) => [shown, one.data.pattern[position - first]?.[j] ?? null])}));
+      looking.show({...one, truncated: null}, line, () => ({columns: ["token", "looked at by " + tokens[position].shown], rows: names.map((shown, j) => [shown, one.data.pattern[position - first]?.[j] ?? null])}));
 
-      const wanted = STAGES[get("stage")] ? get("stage") : "pattern", values = one.data[wanted], max = wanted === "pattern" ? 1 : scaleOf(one.data.scores);
+      const wanted = STAGES[get("stage")] ? get("stage") : "pattern", values = one.data[wanted], max = wanted === "pattern" ? 1 : fixedScale(`scores ${model.run} ${name} ${JSON.stringify(edits)}`, one.data.scores);
       if (stage && stage !== wanted) fade(map);
       stage = wanted;
       for (const button of stages.children) button.setAttribute("aria-pressed", String(button.dataset.stage === stage));
@@ -290,7 +282,7 @@ export default {
         key.lastChild.setAttribute("title", "The picture shows sizes; the Table button gives every number.");
       }
       arithmetic.replaceChildren(context.link("forward", "The arithmetic of each cell", {name: `block.${at.layer}.${stage}`, head: at.head, position}), " is on the page Forward pass.");
-      steps.show(one, drawing, matrixTable("looks", names.slice(first), names, values));
+      steps.show(first ? one : {...one, truncated: null}, drawing, matrixTable("looks", names.slice(first), names, values));
 
       showEffect(model, done, edits, prompt);
     };

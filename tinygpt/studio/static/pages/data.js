@@ -46,18 +46,20 @@ function corpusFigure(root) {
   const element = figure(root, "The text of this run", "Everything the run was given, training text and held-out text together. Below, how its first, middle and last document begin.");
   element.draw = (reply) => {
     const {data} = reply;
-    const samples = h("div", {class: "samples"}, data.samples.map((text, i) => h("blockquote", {class: "text sample"}, text.trim() + (text.length >= 200 ? " …" : ""))));
+    const samples = h("div", {class: "samples"}, data.samples.map((text, i) => h("blockquote", {class: "text document-begins"}, text.trim() + (text.length >= 200 ? " …" : ""))));
     element.show(reply, h("div", {}, facts([["Documents", number(data.documents)], ["Words", number(data.words)], ["Different words", number(data.distinct_words)], ["Bytes", number(data.bytes)], ["Characters", number(data.characters)], ["Different characters", number(data.distinct_characters)], ["Longest document", bytes(data.longest_document)]]), samples),
       {columns: ["figure", "value"], rows: ["documents", "words", "distinct_words", "bytes", "characters", "distinct_characters", "longest_document", "duplicates", "leaks", "train_documents", "train_bytes", "val_documents", "val_bytes"].map((name) => [name.replaceAll("_", " "), data[name]])});
   };
   return element;
 }
 
+const documentsOf = (n) => `${number(n)} ${n === 1 ? "document" : "documents"}`;
+
 /** Two lengths side by side: learnt from, and held out. */
 function splitBar(data) {
   return h("div", {class: "split", role: "img", "aria-label": `Learnt from: ${number(data.train_documents)} documents. Held out: ${number(data.val_documents)}.`},
-    h("div", {class: "split-train", style: {"flex-grow": data.train_bytes}}, h("strong", {}, "learnt from"), h("span", {}, `${number(data.train_documents)} documents, ${bytes(data.train_bytes)}`)),
-    h("div", {class: "split-val", style: {"flex-grow": data.val_bytes}}, h("strong", {}, "held out"), h("span", {}, `${number(data.val_documents)} documents, ${bytes(data.val_bytes)}`)));
+    h("div", {class: "split-train", style: {"flex-grow": data.train_bytes}}, h("strong", {}, "learnt from"), h("span", {}, `${documentsOf(data.train_documents)}, ${bytes(data.train_bytes)}`)),
+    data.val_bytes > 0 && h("div", {class: "split-val", style: {"flex-grow": data.val_bytes}}, h("strong", {}, "held out"), h("span", {}, `${documentsOf(data.val_documents)}, ${bytes(data.val_bytes)}`)));
 }
 
 const RULES = {"by document": "Whole documents are held out, chosen by a hash of their text and the seed: the same seed always holds out the same ones, in whatever order they come.", tail: "Held out is ", none: "Nothing is held out: ", given: "The held-out text was given as a file of its own."};
@@ -96,7 +98,7 @@ function splitFigure(root) {
 // --- a copy to change ------------------------------------------------------------------------------------------------
 
 function copyFigure(root, context) {
-  const section = h("section", {class: "copy"});
+  const section = h("section", {class: "corpus-copy"});
   root.append(h("h2", {}, "A copy to change"), h("p", {class: "about"}, "Edit it, or paste a text of your own: nothing happens to the run. Two empty lines end a document. Then train a tokenizer or a whole model on it, and see what the text does to them."), section);
   const area = h("textarea", {rows: 12, spellcheck: "false", autocomplete: "off", class: "copy-text", oninput: changed});
   const size = h("output", {class: "note size"});
@@ -167,7 +169,7 @@ function copyFigure(root, context) {
     const rows = reply.data.rows.filter((row, i, every) => !i || row.vocab_size !== every[i - 1].vocab_size);
     const series = [{name: "this copy", points: rows.map((row) => [row.vocab_size, row.bytes_per_token])}];
     sweep.show(reply, h("div", {}, curve, pieces), linesTable("vocabulary", series));
-    curve.update({series, logX: true});
+    curve.update({series, logX: true, ticksX: rows.map((row) => row.vocab_size)});
     const last = rows.at(-1);
     pieces.replaceChildren(`With ${number(last.vocab_size)} tokens, its held-out part begins: `, ...last.pieces_example.map((piece, i) => h("span", {class: `piece shade-${i % 4}`}, piece)));
     announce(`Tokenizers learnt: ${number(last.vocab_size)} tokens, ${number(last.bytes_per_token)} bytes per token.`);
@@ -182,7 +184,8 @@ function copyFigure(root, context) {
     if (!answer) return;
     did("train", {text: true});
     await context.refreshRuns();
-    go(address("training", {run: answer.job.run, step: ""}));
+    set({step: null, pin: null});
+    go(address("training", {run: answer.job.run}));
   }
   context.ended.push(() => clearTimeout(timer));
 

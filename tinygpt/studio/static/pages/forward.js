@@ -3,6 +3,7 @@ import {choice, h, number, s} from "../dom.js";
 import {figure, matrixTable} from "../figure.js";
 import {heatmap, legend} from "../heatmap.js";
 import {atMost, memory} from "../memory.js";
+import {fixedScale} from "../scale.js";
 import {positionOf, promptBox, promptOf, quoted} from "../parts.js";
 import {get, getJson, getNumber, set} from "../state.js";
 import {pieces} from "../tokens.js";
@@ -32,16 +33,15 @@ const LOOKED = ["scores", "masked", "pattern"];
 
 const kindOf = (name) => (name.startsWith("block.") ? name.split(".")[2] ?? "block" : name);
 const groupOf = (name) => (name.startsWith("block.") ? Number(name.split(".")[1]) : name === "final_norm" || name === "logits" ? "output" : "input");
-const plain = (name) => name.replace(/^block (\d+) /, "").replace("feed-forward", "feed-forward");
 
 /** The stream as a river: what is added flows in from both banks, as wide as it is long (as a vector). */
 function river(onpick) {
-  const svg = s("svg", {class: "river", role: "img"}), holder = h("div", {class: "scroll"}, svg);
+  const svg = s("svg", {class: "river", role: "img"}), holder = h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "The stream as a river"}, svg);
 
-  holder.update = ({added, total, parts, learned, picked, label}) => {
+  holder.update = ({added, total, parts, learned, picked, label, most}) => {
     const start = learned ? 2 : 1, blocks = (parts.length - start) / 2;
-    const most = Math.max(...added, ...total, 1e-9), wide = (x) => Math.max(1, (x / most) * 64);
-    const step = Math.max(78, 720 / (2 * blocks)), left = 96, middle = 128, width = left + 2 * blocks * step + 84;
+    const wide = (x) => Math.max(1, (x / most) * 64);
+    const step = Math.max(46, 740 / (2 * blocks)), left = 96, middle = 128, width = left + 2 * blocks * step + 84;
     const children = [s("title", {}, label)];
     const at = (i) => left + i * step; // the place where part i has flowed in; 0: the start
     for (let i = 0; i < 2 * blocks; i += 1) { // the bed between two places
@@ -89,7 +89,7 @@ export default {
 
     const stream = river((name) => set({name, cell: null})), parts = heatmap({label: "What was added to the stream"}), partsKey = h("div");
     const places = h("div", {class: "row tight", role: "group", "aria-label": "Place in the model"}), list = h("ul", {class: "tensors"});
-    let at = null, shownCell = "";
+    let at = null;
     const map = heatmap({label: "Values", onmove: (i, j) => point(i, j), onpick: (i, j) => { point(i, j); set({cell: at.index(i, j)}); }}), mapKey = h("div"), heads = h("div", {class: "row"});
 
     const explain = atMost(EXPLAIN_MS, async (model, prompt, name, index) => {
@@ -111,46 +111,41 @@ export default {
       const shown = terms.slice(0, TERMS), single = terms.length === 1;
       const rows = shown.map((term) => ({name: term.label, value: term.product, note: term.a === null ? "" : `${number(term.a)} × ${number(term.b)}`}));
       cell.rename(`${name}[${index.join(", ")}] = ${value === null ? "hidden" : number(value, 5)}`);
-      cell.show(reply, h("div", {class: "explained"}, h("p", {class: "formula"}, formula),
+      cell.show(reply, h("div", {class: "cell-sum"}, h("p", {class: "formula"}, formula),
         h("p", {class: "note"}, single ? "One product." : `${terms.length} products${bias ? ` and the bias ${number(bias)}` : ""} add up to ${number(total, 5)}${terms.length > TERMS ? `; the ${TERMS} largest are drawn, the table has the others` : ""}. Each bar: a × b.`), bars(rows, {format: (x) => number(x)})),
       () => ({columns: ["term", "a", "b", "a × b"], rows: terms.map((term) => [term.label, term.a, term.b, term.product])}));
-      shownCell = name;
     }
 
     return async (model) => {
       const {info} = model, prompt = promptOf(context), L = info.n_layers;
       const known = (name) => /^(embedding|stream|final_norm|logits)$/.test(name) || (/^block\.\d+(\.\w+)?$/.test(name) && groupOf(name) < L);
       const name = known(get("name")) ? get("name") : "block.0.attention", looked = LOOKED.includes(kindOf(name)), head = Math.min(getNumber("head", 0), info.n_heads - 1);
-      const wanted = ["stream", ...Array.from({length: L}, (_, i) => [`block.${i}.attention`, `block.${i}.feed_forward`]).flat(), `block.${L - 1}`];
-      const [one, whole] = await Promise.all([
-        ask(model, "forward", {prompt, names: wanted, position: getNumber("position", -1)}, "position").catch((error) => {
-          if (!get("position")) throw error;
-          return ask(model, "forward", {prompt, names: wanted, position: -1}, "position"); // the prompt became shorter
-        }),
-        ask(model, "forward", {prompt, names: [name]}, "whole"),
-      ]);
-      const {tokens, added, total, stream_parts: labels, stages, names} = one.data, position = positionOf(tokens), shown = tokens.map((token) => token.shown);
-      const learned = labels.includes("positions"), after = stages.length && names.some((entry) => entry.name === "stream") && info.norm_place === "after";
+      const given = {prompt, names: [name]}, whole = await ask(model, "forward", {...given, stream_at: getNumber("position", -1)}).catch((error) => {
+        if (get("position") === "") throw error;
+        return ask(model, "forward", {...given, stream_at: -1}); // the prompt became shorter than the position
+      });
+      const {tokens, added, total, stream_parts: labels, stages, names} = whole.data, position = positionOf(tokens), shown = tokens.map((token) => token.shown);
+      const learned = labels.includes("positions"), after = whole.data.norm_place === "after";
       row.replaceChildren(pieces(tokens, {picked: position, onpick: (i) => set({position: i}), label: "Choose a token"}));
 
       const column = (matrix) => matrix.map((line) => line[position]);
       flow.rename(`The stream at ${quoted(tokens[position])} is a sum`);
-      stream.update({added: column(added), total: column(total), parts: labels, learned, picked: name, label: `Stream at ${tokens[position].shown}: ${labels.map((part, i) => `${part} ${number(added[i][position])}`).join(", ")}; in the end ${number(total.at(-1)[position])}.`});
-      flow.show(one, stream, () => ({columns: ["added", "length of the vector"], rows: [...labels.map((part, i) => [part, added[i][position]]), ...stages.map((stage, i) => [`stream after ${stage}`, total[i][position]])]}));
+      stream.update({most: fixedScale(`river ${model.run}`, [column(added), column(total)], false), added: column(added), total: column(total), parts: labels, learned, picked: name, label: `Stream at ${tokens[position].shown}: ${labels.map((part, i) => `${part} ${number(added[i][position])}`).join(", ")}; in the end ${number(total.at(-1)[position])}.`});
+      flow.show({...whole, truncated: null}, stream, () => ({columns: ["added", "length of the vector"], rows: [...labels.map((part, i) => [part, added[i][position]]), ...stages.map((stage, i) => [`stream after ${stage}`, total[i][position]])]}));
 
-      const lines = wanted.map((id) => one.data[id][0]);
-      const lineNames = wanted.map((id) => (id === "stream" ? (learned ? "token + position" : "embedding") : id === `block.${L - 1}` ? "= the stream" : `+ ${{attention: "attention", feed_forward: "feed-fwd"}[kindOf(id)]} ${groupOf(id)}`));
-      const channels = lines[0].map((_, j) => String(j)), most = scaleOf(lines);
+      const lines = [...whole.data.added_at, whole.data.stream_at];
+      const lineNames = [...labels.map((label, i) => (i ? "+ " : "") + label.replace(/^block (\d+) (attention|feed-)(forward)?$/, (_, block, part) => `${part === "feed-" ? "feed-fwd" : part} ${block}`)), "= the stream"];
+      const channels = lines[0].map((_, j) => String(j)), most = fixedScale(`sum ${model.run}`, lines);
       parts.update({rows: lineNames, columns: channels, values: lines, max: most, height: 20, cell: 14, rowName: "what is added", columnName: "channel",
         say: (i, j) => `Channel ${j}: ${lines.map((line, k) => `${k === lines.length - 1 ? (after ? "; in the end " : " = ") : k && line[j] >= 0 ? " + " : k ? " − " : ""}${k === i ? "[" : ""}${number(k && k < lines.length - 1 ? Math.abs(line[j]) : line[j])}${k === i ? "]" : ""}`).join("")}`});
       if (partsKey.dataset.most !== String(most)) { partsKey.dataset.most = most; partsKey.replaceChildren(legend("0", number(most), true)); }
-      sum.show(one, sum.holder ??= h("div", {}, parts, partsKey, h("p", {class: "note"})), matrixTable("added", lineNames, channels, lines));
+      sum.show({...whole, truncated: null}, sum.holder ??= h("div", {}, parts, partsKey, h("p", {class: "note"})), matrixTable("added", lineNames, channels, lines));
       sum.holder.lastChild.textContent = after ? "This model normalises the stream after each addition, so the last row is not the plain sum: every stage was brought to a common size." : "";
 
-      showTensors(names, name);
+      showTensors(whole, names, name);
 
       const values = looked ? whole.data[name][head] : whole.data[name], first = looked ? 0 : whole.data.first_position ?? 0, entry = names.find((one) => one.name === name);
-      const columns = looked ? shown : values[0].map((_, j) => String(j)), max = kindOf(name) === "pattern" ? 1 : scaleOf(values);
+      const columns = looked ? shown : values[0].map((_, j) => String(j)), max = kindOf(name) === "pattern" ? 1 : fixedScale(`${name} ${model.run}`, values);
       at = {model, prompt, name, index: (i, j) => (looked ? [head, i, j] : [i + first, j])};
       const chosen = getJson("cell", null), valid = Array.isArray(chosen) && chosen.length === (looked ? 3 : 2);
       const cursor = valid ? [chosen.at(-2) - first, chosen.at(-1)] : null;
@@ -160,12 +155,17 @@ export default {
       map.update({rows: shown.slice(first), columns, values, max, height: looked ? null : values.length > 40 ? 12 : 18, cell: looked ? 26 : 12, ring: looked ? null : [position - first, null], rowName: looked ? "the token that looks" : "token", columnName: looked ? "the token looked at" : "channel",
         ...(inside ? {cursor} : {}), say: (i, j) => `${looked ? `“${shown[i]}” at “${shown[j]}”` : `“${shown[i + first]}”, channel ${j}`}: ${values[i][j] === null ? "hidden, it comes later" : number(values[i][j], 4)}`});
       if (mapKey.dataset.max !== `${max}${name}`) { mapKey.dataset.max = `${max}${name}`; mapKey.replaceChildren(legend("0", number(max), kindOf(name) !== "pattern")); }
-      picture.show(whole, picture.holder ??= h("div", {}, heads, map, mapKey), matrixTable("token", shown.slice(first), columns, values));
+      picture.show(whole, picture.holder ??= h("div", {class: "tall"}, heads, map, mapKey), matrixTable("token", shown.slice(first), columns, values));
+      const seen = `${name} ${position} ${tokens.length}`; // the chosen token's row, where the picture is taller than its frame
+      if (map.dataset.seen !== seen) {
+        map.dataset.seen = seen;
+        requestAnimationFrame(() => map.reveal(inside ? cursor[0] : position - first, inside ? cursor[1] : 0));
+      }
       const index = inside ? chosen : looked ? [head, position, Math.max(0, position - 1)] : [position, 0];
       explain(model, prompt, name, index);
     };
 
-    function showTensors(names, name) {
+    function showTensors(whole, names, name) {
       const group = get("place") === "" ? String(groupOf(name)) : get("place"), layers = Math.max(...names.map((entry) => (typeof groupOf(entry.name) === "number" ? groupOf(entry.name) + 1 : 0)));
       const groups = ["input", ...Array.from({length: layers}, (_, i) => String(i)), "output"], open = groups.includes(group) ? group : String(groupOf(name));
       const order = Object.keys(REASONS), shown = names.filter((entry) => String(groupOf(entry.name)) === open).sort((a, b) => order.indexOf(kindOf(a.name)) - order.indexOf(kindOf(b.name)));
@@ -179,15 +179,7 @@ export default {
         if (held && list.isConnected) list.querySelector(`[data-tensor="${held}"]`)?.focus({preventScroll: true});
         if (heldPlace && places.isConnected) places.querySelector(`[data-place="${heldPlace}"]`)?.focus({preventScroll: true});
       }
-      tensors.show(null, tensors.holder ??= h("div", {}, places, list, h("p", {class: "note"}, "T positions, C channels of the stream, H heads of K channels (G of them with own keys and values), F inner channels of the feed-forward, V tokens of the vocabulary.")), () => ({columns: ["tensor", "shape", "mean length of a position's vector"], rows: names.map((entry) => [entry.name, entry.shape.join(" × "), entry.norm])}));
+      tensors.show({...whole, truncated: null}, tensors.holder ??= h("div", {}, places, list, h("p", {class: "note"}, "T positions, C channels of the stream, H heads of K channels (G of them with own keys and values), F inner channels of the feed-forward, V tokens of the vocabulary.")), () => ({columns: ["tensor", "shape", "mean length of a position's vector"], rows: names.map((entry) => [entry.name, entry.shape.join(" × "), entry.norm])}));
     }
   },
 };
-
-/** The largest of 1, 2, 5, 10, 20 ... that covers the values: a scale that stays while they change a little. */
-function scaleOf(rows) {
-  let most = 0;
-  for (const row of rows) for (const value of row) if (value !== null) most = Math.max(most, Math.abs(value));
-  const power = 10 ** Math.floor(Math.log10(most || 1));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= most) ?? 1;
-}

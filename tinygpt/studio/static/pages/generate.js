@@ -1,9 +1,9 @@
 // What comes next: the model's probabilities, what the sliders make of them, and the text that drawing from them writes.
 
-import {call, follow} from "../api.js";
+import {call} from "../api.js";
 import {bars, barsTable} from "../bars.js";
 import {colour, onColour} from "../colour.js";
-import {announce, bytes, choice, h, labelled, number, percent, s, slider, toggle} from "../dom.js";
+import {announce, bytes, h, labelled, number, percent, s, slider, toggle} from "../dom.js";
 import {figure} from "../figure.js";
 import {legend} from "../heatmap.js";
 import {lines, linesTable} from "../lines.js";
@@ -15,6 +15,7 @@ import {did} from "../tour.js";
 const SHOWN = 12; // bars; the rest is "all others"
 const MOST_ROWS = 2000; // of next_token
 const MORE = 40; // tokens of one "Write on"
+const REVEAL_MS = 30;
 const USUAL = {temperature: 0.6, top_k: 0, top_p: 1, min_p: 0, seed: 0}; // of `tinygpt generate`
 const NO_SLIDERS = {temperature: 1, top_k: 0, top_p: 1, min_p: 0};
 
@@ -27,7 +28,7 @@ const covered = () => get("predict") !== "off" && get("uncovered") !== "1";
 function goOnFrom(context, text, more = {}) {
   const prompt = promptOf(context);
   if (text.startsWith(prompt)) set({branch: text.slice(prompt.length) || null, at: null, ...more});
-  else set({prompt: text, branch: null, at: null, ...more});
+  else set({prompt: text, branch: null, at: null, guess: null, ...more});
 }
 
 export default {
@@ -43,7 +44,7 @@ export default {
     const first = toggle("Guess first", get("predict") !== "off", (on) => set({predict: on ? null : "off", uncovered: null}));
     const asking = [labelled("Your guess of the next token", guess), h("button", {class: "primary"}, "Uncover the bars"), h("span", {class: "note"}, "A word, or a part of one. Write it down before you look.")];
     const again = h("button", {type: "button", class: "small", onclick: () => { set({uncovered: null, guess: null}); guess.focus(); }}, "Cover and guess again");
-    const form = h("form", {class: "guess wide", onsubmit: (event) => {
+    const form = h("form", {class: "guess-form wide", onsubmit: (event) => {
       event.preventDefault();
       if (!covered()) return;
       set({uncovered: "1", guess: guess.value || null});
@@ -92,12 +93,12 @@ export default {
       again: h("button", {type: "button", onclick: () => set({written: null, branch: null, at: null})}, "From the prompt"),
       seed: h("button", {type: "button", onclick: () => set({seed: getNumber("seed", 0) + 1, at: null})}, "Another seed"),
     };
-    const textRow = h("div", {class: "row"}, Object.values(buttons)), textHolder = h("div", {class: "written"}), textNote = h("p", {class: "note"});
+    const textRow = h("div", {class: "row"}, Object.values(buttons)), textHolder = h("div", {class: "written-text"}), textNote = h("p", {class: "note"});
     const textBody = h("div", {}, textHolder, textRow, textNote);
-    let streaming = false; // the next redraw shows tokens as they come
+    let writing = false; // the next redraw shows new tokens one by one
 
     function write(n) {
-      streaming = n > 1;
+      writing = n > 1;
       set({written: getNumber("written", 0) + n, at: null});
       did("generate");
     }
@@ -105,7 +106,7 @@ export default {
     // --- the text ---
     let front = [], last = null; // tokens of prompt and branch; the reply of generate
 
-    function drawText(steps, model, running = false) {
+    function drawText(steps, running = false) {
       const tokens = [...front, ...steps], at = getNumber("at", null), focus = textHolder.contains(document.activeElement);
       const share = (i) => (i < front.length ? 0 : steps[i - front.length].probability);
       const list = pieces(tokens, {
@@ -120,15 +121,14 @@ export default {
 
     async function updateText(model) {
       const text = given(context), n = getNumber("written", 0);
-      front = (await call(model, "tokenize", {text})).data.pieces;
       const asked = {prompt: text, max_new_tokens: n, ...settings()};
-      if (streaming && n) {
-        streaming = false;
-        await stream(model, asked);
-      }
+      const shown = last?.data.steps.length ?? 0;
       last = await call(model, "generate", asked);
-      const {steps} = last.data;
-      drawText(steps, model);
+      const {steps, tokens} = last.data;
+      front = tokens;
+      if (writing && steps.length > shown) await reveal(steps, shown);
+      writing = false;
+      drawText(steps);
       const full = front.length + steps.length >= (context.run?.block_size ?? Infinity);
       const ended = last.data.finish_reason === "stop";
       for (const name of ["one", "more"]) buttons[name].disabled = covered() || ended || full;
@@ -144,23 +144,23 @@ export default {
       return {text, steps};
     }
 
-    /** Show tokens as they are written; ends at once when something else is wanted. */
-    function stream(model, asked) {
-      return new Promise((done) => {
-        const steps = [], query = new URLSearchParams(Object.entries(asked).map(([name, value]) => [name, String(value)]));
-        const end = () => { stop(); deaf(); done(); };
-        const stop = follow(`/api/models/${encodeURIComponent(model.run)}@${model.step}/generate/stream?${query}`, (step) => {
-          steps.push(step);
-          drawText(steps, model, true);
-        }, end);
-        const deaf = listen(end);
-      });
+    /** Show tokens one by one, as they are written; all at once when something else is wanted. */
+    async function reveal(steps, from) {
+      let hurry = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      const deaf = listen(() => { hurry = true; });
+      for (let n = from + 1; n < steps.length && !hurry; n += 1) {
+        drawText(steps.slice(0, n), true);
+        await new Promise((go) => setTimeout(go, REVEAL_MS));
+      }
+      deaf();
     }
 
     // --- the bars ---
     const barBody = h("div", {});
 
-    async function updateBars(model, text, steps) {
+    const barsOf = (model, prompt) => call(model, "next_token", {prompt, ...sliders(), most: SHOWN});
+
+    async function updateBars(model, steps, ahead) {
       const tokens = [...front, ...steps], at = getNumber("at", null), picked = at !== null && at < tokens.length ? tokens[at] : null;
       const before = picked ? textOf(tokens.slice(0, at)) : textOf(tokens);
       if (covered()) {
@@ -173,7 +173,7 @@ export default {
         barFigure.fail(new Error("The text ends in the middle of a character here; choose the first token of that character."));
         return;
       }
-      const reply = await call(model, "next_token", {prompt: before, ...sliders(), most: SHOWN});
+      const reply = await (ahead ?? barsOf(model, before));
       const {rows, others, kept, entropy} = reply.data;
       const shown = rows.map((row) => ({name: row.shown, value: row.drawn, second: row.probability, token: row, picked: picked?.id === row.id}));
       shown.push({name: "all others", value: others.after, second: others.before, token: null});
@@ -203,7 +203,7 @@ export default {
       const spaced = /^[\p{L}\p{N}]/u.test(guess) && prompt && !/\s$/.test(prompt) ? ` ${guess}` : guess;
       const [parts, reply] = await Promise.all([call(model, "tokenize", {text: spaced}), call(model, "next_token", {prompt, ...NO_SLIDERS, most: Math.min(MOST_ROWS, context.run.vocab_size)})]);
       judged = key;
-      told.replaceChildren(h("section", {class: "explained", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model.step).map((words) => h("p", {}, words))));
+      told.replaceChildren(h("section", {class: "guess-told", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model.step).map((words) => h("p", {}, words))));
     }
 
     // --- the tree ---
@@ -270,9 +270,12 @@ export default {
     }, cacheFigure.fail);
 
     return async (model) => {
+      const atEnd = !getNumber("written", 0) && getNumber("at", null) === null && !covered();
+      const ahead = atEnd ? barsOf(model, given(context)) : null; // need not wait for the text
+      ahead?.catch(() => {});
       const {text, steps} = await updateText(model);
       const end = textOf([...front, ...steps]) ?? text;
-      await Promise.all([updateBars(model, text, steps).catch(barFigure.fail), updateGuess(model)]);
+      await Promise.all([updateBars(model, steps, ahead).catch(barFigure.fail), updateGuess(model)]);
       wantTree(model, end);
       wantCost(model, get("text") || end);
       wantCache(model, promptOf(context));
@@ -299,7 +302,7 @@ function explain(parts, {rows}, vocabulary, step) {
 
 // --- the tree --------------------------------------------------------------------------------------------------------
 
-const STEP = 150, ROW = 32, BOX = 104;
+const STEP = 158, ROW = 32, BOX = 116;
 
 /** Continuations from left to right. Arrow keys walk: right to a child, left to the parent, up and down to the next. */
 function drawTree(root, onpick) {
@@ -314,12 +317,12 @@ function drawTree(root, onpick) {
     return item;
   };
   const top = place(root, 0, null, []), width = (columns.length - 1) * STEP + BOX + 8, height = leaves * ROW + 4;
-  const svg = s("svg", {viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "group", "aria-label": "Tree of continuations. Arrow keys walk, Enter goes there."});
+  const svg = s("svg", {viewBox: `0 0 ${width} ${height}`, width, height, class: "paths", role: "group", "aria-label": "Tree of continuations. Arrow keys walk, Enter goes there."});
   const x = (item) => item.depth * STEP + 3;
   for (const item of nodes) {
     if (!item.parent) continue;
     const from = x(item.parent) + BOX, to = x(item), middle = (from + to) / 2;
-    svg.append(s("path", {d: `M${from} ${item.parent.y}C${middle} ${item.parent.y} ${middle} ${item.y} ${to} ${item.y}`, class: "branch", "stroke-width": 1 + 8 * item.node.probability}));
+    svg.append(s("path", {d: `M${from} ${item.parent.y}C${middle} ${item.parent.y} ${middle} ${item.y} ${to} ${item.y}`, class: "path-line", "stroke-width": 1 + 8 * item.node.probability}));
   }
   const walk = (item) => {
     if (!item) return;
@@ -330,7 +333,7 @@ function drawTree(root, onpick) {
   for (const item of nodes) {
     const share = item.parent ? item.node.probability : 0, words = item.parent ? `${item.path.map((node) => node.shown).join(" ")}, ${percent(share)}` : `from ${item.node.shown}`;
     const style = item.parent ? {fill: onColour(share)} : {};
-    item.element = s("g", {class: item.parent ? "leaf" : "leaf root", tabindex: item === top ? "0" : "-1", role: item.parent ? "button" : "img", "aria-label": words,
+    item.element = s("g", {class: item.parent ? "path" : "path root", tabindex: item === top ? "0" : "-1", role: item.parent ? "button" : "img", "aria-label": words,
       onclick: () => item.parent && onpick(item.path),
       onkeydown: (event) => {
         const column = columns[item.depth], at = column.indexOf(item);
@@ -342,8 +345,8 @@ function drawTree(root, onpick) {
       }},
     s("title", {}, words),
     s("rect", {x: x(item), y: item.y - 13, width: BOX, height: 26, rx: 6, style: item.parent ? {fill: colour(share)} : {}}),
-    s("text", {x: x(item) + 8, y: item.y + 4, class: "leaf-name", style}, cut(item.node.shown)),
-    item.parent && s("text", {x: x(item) + BOX - 7, y: item.y + 4, class: "leaf-share", style}, percent(share)));
+    s("text", {x: x(item) + 8, y: item.y + 4, class: "path-name", style}, cut(item.node.shown)),
+    item.parent && s("text", {x: x(item) + BOX - 7, y: item.y + 4, class: "path-share", style}, percent(share)));
     svg.append(item.element);
   }
   return svg;

@@ -32,15 +32,16 @@ export default {
   view(root, context) {
     if (!context.runs.length) return welcome(root, context);
     root.classList.add("home");
+    const begun = h("p", {role: "status"});
+    root.append(begun);
     const map = mapFigure(root, context), shares = sharesFigure(root);
     const list = h("section", {class: "run-list"});
     root.append(list);
     return async (model) => {
       runList(list, context, model);
-      if (model.step === null) {
-        map.hidden = shares.hidden = true;
-        return;
-      }
+      map.hidden = shares.hidden = model.step === null;
+      begun.replaceChildren(...(model.step === null ? [`${model.run} has just begun, and its first checkpoint comes within seconds. `, context.link("training", "Watch it train"), "."] : []));
+      if (model.step === null) return;
       const sizes = {n_embd: getNumber("width"), n_layers: getNumber("depth"), vocab_size: getNumber("vocab")};
       const own = Object.values(sizes).every((value) => value === undefined);
       const prompt = promptOf(context);
@@ -190,19 +191,14 @@ function mapFigure(root, context) {
 
   /** The rows of a block: norm before a part stands on the way into it, norm after it stands on the stream. */
   function rows(parts) {
-    const out = [];
-    for (let i = 0; i < parts.length; i += 1) {
-      const box = parts[i];
-      if (box.kind === "norm" && parts[i + 1] && parts[i + 1].kind !== "norm" && !out.some((one) => one.pending)) {
-        const before = i === 0 || parts[0].kind === "norm";
-        if (before) { out.push(row("branch", plus(), button(box, true), button(parts[i + 1]))); i += 1; continue; }
-      }
-      out.push(box.kind === "norm" ? row("on-stream", button(box, true)) : row("branch bare", plus(), button(box)));
-    }
-    return out;
+    const before = parts[0].kind === "norm";
+    return parts.map((box, i) => {
+      if (box.kind !== "norm") return before ? null : row("adds bare", plus(), button(box));
+      return before ? row("adds", plus(), button(box, true), button(parts[i + 1])) : row("on-stream", button(box, true));
+    }).filter(Boolean);
   }
 
-  const positions = (box, config) => (config.positions === "learned" ? row("branch bare gives", plus(), button(box)) : row("branch bare apart", button(box)));
+  const positions = (box, config) => (config.positions === "learned" ? row("adds bare gives", plus(), button(box)) : row("adds bare apart", button(box)));
 
   function button(box, small = false) {
     const count = h("span", {class: "box-count"}), bar = h("span", {class: "box-bar"});
@@ -226,7 +222,7 @@ function mapFigure(root, context) {
     detail.replaceChildren(
       h("div", {class: "row detail-head"}, h("span", {class: `swatch kind-${box.kind}`, "aria-hidden": "true"}), h("h3", {}, box.label), h("span", {class: "badge"}, box.part)),
       h("p", {}, WORDS[box.kind][1] + words),
-      h("pre", {class: "formula", "aria-label": "Formula"}, box.formula),
+      h("pre", {class: "box-formula", "aria-label": "Formula"}, box.formula),
       h("dl", {class: "detail-facts"}, fact("Gives", box.shape), fact("Trained numbers", box.parameters ? `${number(box.parameters)}` : "none of its own"), fact("Work for one token", box.flops ? `${millions(box.flops)} FLOPs` : "next to none"), fact("Memory", `${bytes(box.memory_bytes)} for ${number(data.config.block_size)} tokens`)),
       box.weights.length ? h("div", {}, h("p", {class: "weights-title"}, "Weights"), h("ul", {class: "weights"}, box.weights.map((weight) => h("li", {}, h("span", {class: "mono"}, weight.name), h("span", {class: "mono soft"}, weight.shape.map((n) => number(n)).join(" × ")))))) : "",
       h("p", {class: "see"}, context.link(box.page, `See it work: ${names[box.page] ?? box.page} →`, Number.isFinite(layer) ? {layer} : {})));

@@ -1,10 +1,10 @@
 // What of a text also stands in the training text, word for word: copying against composing.
 
-import {call, callRun} from "../api.js";
+import {call} from "../api.js";
 import {choice, h, labelled, number, percent, slider} from "../dom.js";
 import {figure} from "../figure.js";
 import {lines, linesTable} from "../lines.js";
-import {later, promptOf} from "../parts.js";
+import {later, nearestStep, promptOf, recordsOf} from "../parts.js";
 import {get, getNumber, set} from "../state.js";
 import {did} from "../tour.js";
 
@@ -40,24 +40,21 @@ export default {
   view(root, context) {
     const marked = figure(root, "Copied from the training text", "Underlined: this run of bytes also stands in the training text and cannot be made longer at either end.");
     const grown = figure(root, "Copies over the training", "Each checkpoint writes with the same prompt and seed. A longest copy far above that of unseen text, while the loss on unseen text rises, is learning by heart.");
-    const facts = h("dl", {class: "facts"}), said = h("p", {class: "verdict"}), text = h("p", {class: "text copied", tabindex: "0", role: "region", "aria-label": "The text with its copies marked"});
-    const list = h("div", {}), key = h("p", {class: "legend"}, h("span", {class: "key"}, h("mark", {class: "copy"}, "copied"), "also stands in the training text"), h("span", {class: "key"}, h("mark", {class: "copy longest"}, "copied"), "the longest copy"), h("span", {class: "key"}, h("span", {class: "given-text"}, "given"), "your prompt"));
+    const facts = h("dl", {class: "facts"}), said = h("p", {class: "finding"}), text = h("p", {class: "text copied", tabindex: "0", role: "region", "aria-label": "The text with its copies marked"});
+    const list = h("div", {}), key = h("p", {class: "legend"}, h("span", {class: "key"}, h("mark", {class: "copied-run"}, "copied"), "also stands in the training text"), h("span", {class: "key"}, h("mark", {class: "copied-run longest"}, "copied"), "the longest copy"), h("span", {class: "key"}, h("span", {class: "given-text"}, "given"), "the prompt, which is not counted"));
     const body = h("div", {}, said, facts, text, key, list);
 
-    function draw(reply, whole, promptLength) {
-      const {spans, longest, share, held_out: heldOut} = reply.data, picked = getNumber("span", null), focus = document.activeElement?.closest?.(".copied") ? document.activeElement.dataset.span : null;
+    function draw(reply, whole, before) {
+      const {spans, longest, share, held_out: heldOut} = reply.data, picked = getNumber("span", null), focus = body.contains(document.activeElement) ? document.activeElement.dataset.span : undefined;
       const characters = [...whole]; // places count characters, as in Python
       const parts = [];
       let at = 0;
-      const plain = (from, to) => {
-        const cut = Math.min(Math.max(from, promptLength), to);
-        if (cut > from) parts.push(h("span", {class: "given-text"}, characters.slice(from, cut).join("")));
-        if (to > cut) parts.push(characters.slice(cut, to).join(""));
-      };
+      if (before) parts.push(h("span", {class: "given-text"}, before));
+      const plain = (from, to) => to > from && parts.push(characters.slice(from, to).join(""));
       const most = spans.findIndex((span) => span.bytes === longest);
       spans.forEach((span, i) => {
         plain(at, span.start);
-        parts.push(h("mark", {class: `copy${i === most ? " longest" : ""}${i === picked ? " picked" : ""}`, "data-span": i, title: where(span), onclick: () => set({span: i === getNumber("span", null) ? null : i})}, characters.slice(span.start, span.end).join("")));
+        parts.push(h("mark", {class: `copied-run${i === most ? " longest" : ""}${i === picked ? " picked" : ""}`, "data-span": i, title: where(span), onclick: () => set({span: i === getNumber("span", null) ? null : i})}, characters.slice(span.start, span.end).join("")));
         at = span.end;
       });
       plain(at, characters.length);
@@ -72,7 +69,7 @@ export default {
       list.replaceChildren(spans.length ? h("details", {open: list.querySelector("details")?.open ?? true}, h("summary", {}, "Where the copies stand"), h("ol", {class: "spans"}, order.slice(0, 12).map(([span, i]) => h("li", {}, h("button", {type: "button", class: "span-row", "aria-pressed": String(i === picked), "data-span": `row-${i}`, onclick: () => set({span: i === getNumber("span", null) ? null : i})},
         h("span", {class: "span-size"}, `${number(span.bytes)} bytes`), h("span", {class: "span-text"}, span.text), h("span", {class: "note"}, where(span)))))),
       spans.length > 12 && h("p", {class: "note"}, `The 12 longest of ${spans.length}; the table has all.`)) : h("p", {class: "note"}, `Nothing of ${setting("shortest")} bytes or more is copied. Make the shortest copy shorter to see what is.`));
-      if (focus) body.querySelector(`[data-span="${focus}"]`)?.focus({preventScroll: true});
+      if (focus !== undefined) body.querySelector(`[data-span="${focus}"]`)?.focus({preventScroll: true});
       if (picked !== null) text.querySelector(".picked")?.scrollIntoView({block: "nearest"});
       marked.show(reply, body, {columns: ["bytes", "from character", "to", "document", "text"], rows: order.map(([span]) => [span.bytes, span.start, span.end, span.document, span.text])});
       if (spans.length) did("memorised", {longest});
@@ -84,17 +81,14 @@ export default {
     const losses = lines({label: "Loss on validation text", yName: "nats", onpick: (point) => go(point.x)});
     const progress = h("p", {class: "note", role: "status"}), drawing = h("div", {}, progress, h("h4", {}, "Longest copy"), chart, h("div", {class: "columns"}, h("div", {}, h("h4", {}, "Share copied"), shares), h("div", {}, h("h4", {}, "Loss on unseen text"), losses)));
     const found = new Map(); // what was asked -> reply of memorised
-    let records = null, recordsOf = null;
+    let records = null;
 
-    const go = (x) => {
-      const steps = context.run.steps.map((entry) => entry.step);
-      set({step: steps.reduce((best, step) => (Math.abs(step - x) < Math.abs(best - x) ? step : best), steps[0])});
-    };
+    const go = (x) => set({step: nearestStep(context.run, x)});
 
     let turn = 0;
     const wantGrown = later(async (model) => {
       const mine = turn, asked = writing(context), shortest = setting("shortest");
-      if (recordsOf !== model.run) { records = await callRun(model.run, "records"); recordsOf = model.run; }
+      records ??= await recordsOf(model.run);
       const points = [];
       for (const {step} of model.info.steps) {
         const name = JSON.stringify([model.run, step, asked, shortest]);
@@ -127,11 +121,11 @@ export default {
       if (pasted()) {
         const own = get("text");
         if (!own) marked.show(null, h("p", {class: "note"}, "Paste a text above."), null);
-        else draw(await call(model, "memorised", {text: own, shortest: setting("shortest")}), own, 0);
+        else draw(await call(model, "memorised", {text: own, shortest: setting("shortest")}), own, "");
       } else {
         const asked = writing(context), {text: written} = (await call(model, "generate", asked)).data;
         if (!written) marked.show(null, h("p", {class: "note"}, "The model ended the text at once; another seed or beginning helps."), null);
-        else draw(await call(model, "memorised", {text: written, shortest: setting("shortest")}), written, 0);
+        else draw(await call(model, "memorised", {text: written, shortest: setting("shortest")}), written, asked.prompt);
       }
       grown.hidden = pasted();
       if (!pasted()) wantGrown(model);
@@ -146,7 +140,7 @@ function verdict({longest, share, bytes, held_out: heldOut}) {
   if (!longest) return "No copy of that length: the model composed this text from shorter pieces.";
   if (!heldOut) return `The longest copy has ${number(longest)} bytes. There is no unseen text to hold it against.`;
   if (share > 0.999) return heldOut.share > 0.9 ? "All of it stands in the training text, and so does nearly all of the unseen text: these texts are much alike." : "All of it stands in the training text, word for word: it is recited.";
-  if (longest > 2 * heldOut.longest && longest >= 40) return `The longest copy is more than twice as long as any in unseen text: parts of this are recited.`;
+  if (longest > 1.5 * heldOut.longest && longest >= 40) return "The longest copy is far longer than any in unseen text: parts of this are recited.";
   if (longest > heldOut.longest) return "Its copies are longer than those in unseen text of the same length, but not by much.";
   return "Its copies are no longer than those in text that the model has never seen: ordinary phrases, not learnt by heart.";
 }

@@ -16,7 +16,9 @@ export default {
   about: "A model does not read letters. A tokenizer cuts the text into tokens: runs of bytes that were frequent in the training text became one piece, step by step, and everything else stays in small pieces. Try a rare name, a number, an emoji.",
   needs: "run",
   controls(root, context) {
-    root.append(promptBox(context, "Your text"));
+    const box = promptBox(context, "Your text");
+    box.addEventListener("input", () => did("typed", {text: promptOf(context)}));
+    root.append(box);
   },
   view(root, context) {
     const own = piecesFigure(root), columns = h("div", {class: "columns"});
@@ -108,7 +110,7 @@ function tree(root) {
 function replayFigure(root) {
   const element = figure(root, "Replay the merges", "Start from single bytes and apply what the tokenizer learnt, in its order. Two pieces that the next merge will join are framed.");
   const list = h("p", {class: "pieces replayed"}), told = h("p", {class: "next-merge", role: "status"}), drawing = h("div");
-  let control = null, built = null, coming = null, steps = 0;
+  let control = null, built = null, coming = null, steps = 0, came = null;
   const go = (upto) => { control?.set(upto); set({upto}); };
   const first = h("button", {type: "button", class: "small", onclick: () => go(0)}, "Bytes");
   const next = h("button", {type: "button", class: "small primary", onclick: () => coming && go(coming.rank + 1)}, "Next merge ▸");
@@ -138,7 +140,10 @@ function replayFigure(root) {
     for (let i = 0; after && i + 1 < now.length; i += 1) if (now[i].shown === after.left && now[i + 1].shown === after.right && !joins.has(i)) { joins.add(i); joins.add(i + 1); }
     list.replaceChildren(...now.slice(0, 400).map((piece, i) => h("span", {class: `piece shade-${i % 4}${joins.has(i) ? " joins" : ""}`, title: `id ${piece.id}, bytes ${piece.start} to ${piece.end}`}, piece.shown)), now.length > 400 ? h("span", {class: "note"}, `… ${now.length - 400} more`) : "");
     element.show(reply, drawing, {columns: ["piece", "id", "bytes (hex)", "from byte", "to byte"], rows: now.map((piece) => [piece.shown, piece.id, piece.bytes, piece.start, piece.end])});
-    did("replay", {upto, steps, count, next: after});
+    const deed = {upto, merged: now.some((piece) => piece.bytes.length > 2)};
+    if (came && came.upto !== upto) did("replay", came); // from where the slider comes
+    did("replay", deed);
+    came = deed;
   };
   return element;
 }
@@ -149,9 +154,10 @@ function sweepFigure(root) {
   const element = figure(root, "A larger vocabulary", "Tokenizers of several sizes, learnt from this run’s training text and measured on its held-out text. More tokens make each worth more bytes, so that the same context holds more text; but every token needs its own rows in the model, and gains shrink.");
   const curve = lines({label: "Bytes per token by size of the vocabulary", xName: "vocabulary", yName: "bytes per token", onpick: ({x}) => choose(x)}), told = h("p", {role: "status"}), list = h("p", {class: "pieces replayed"});
   const drawing = h("div");
-  let built = null, reply = null, control = null, rows = [];
+  let built = null, reply = null, control = null, rows = [], own = null;
   const choose = (size) => { const i = rows.findIndex((row) => row.vocab_size === size); if (i >= 0) { control.set(i); set({size}); did("vocabulary", {size}); } };
   element.draw = async (model) => {
+    own = model.info.vocab_size;
     if (built !== model.run) {
       if (!reply) element.show(null, h("p", {class: "loading"}, "Learning six tokenizers …"));
       reply = await callRun(model.run, "vocab_sweep");
@@ -161,15 +167,15 @@ function sweepFigure(root) {
       drawing.replaceChildren(control, told, list, curve);
       built = model.run;
     }
-    const row = rows[place()], own = model.info.vocab_size;
+    const row = rows[place()];
     told.textContent = `With ${number(row.vocab_size)} tokens: ${number(row.bytes_per_token)} bytes per token, so the held-out text has ${number(row.tokens)} tokens. ${row.vocab_size === 259 ? "That is no merge at all: 256 bytes and 3 marks." : ""} It begins:`;
     list.replaceChildren(...row.pieces_example.map((piece, i) => h("span", {class: `piece shade-${i % 4}`}, piece)));
     const series = [{name: "this text", points: rows.map((one) => [one.vocab_size, one.bytes_per_token])}];
     element.show(reply, drawing, {columns: ["vocabulary", "bytes per token", "tokens of the held-out text"], rows: rows.map((one) => [one.vocab_size, one.bytes_per_token, one.tokens])});
-    curve.update({series, logX: true, cursor: row.vocab_size, marks: []});
+    curve.update({series, logX: true, ticksX: rows.map((one) => one.vocab_size), cursor: row.vocab_size});
     element.rename(`A larger vocabulary (this run has ${number(own)})`);
   };
-  const place = () => { const i = rows.findIndex((row) => row.vocab_size === getNumber("size")); return i >= 0 ? i : Math.min(2, rows.length - 1); };
+  const place = () => { const i = rows.findIndex((row) => row.vocab_size === getNumber("size")); return i >= 0 ? i : Math.max(0, rows.findIndex((row) => row.vocab_size === own)); };
   return element;
 }
 
@@ -191,7 +197,7 @@ function besideFigure(root, context) {
 
   return {async draw(model, text, tokenized) {
     const other = otherOf(model);
-    title.hidden = pick.hidden = columns.hidden = !other;
+    title.hidden = pick.hidden = columns.hidden = !other || !text;
     if (other && built !== model.run + other.name) {
       built = model.run + other.name;
       if (!pick.contains(document.activeElement)) pick.replaceChildren(choice("Beside this run", context.runs.filter((run) => run.name !== model.run && run.steps.length).map((run) => [run.name, `${run.name} (${number(run.vocab_size)} tokens)`]), other.name, (name) => set({beside: name})));
