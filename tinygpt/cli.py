@@ -306,6 +306,15 @@ def plan_command(
     show(planned.to_dict(), plan_text(planned), as_json)
 
 
+def write_page(run: Any) -> list[str]:
+    """The page about a run that has ended, and what to say of it; without a package that it needs there is none."""
+    try:
+        from tinygpt.report_page import write_at_end
+    except ImportError as error:  # an environment that was put together by hand
+        return [f"Note: report.html is left out, since {error.name} is not installed."]
+    return write_at_end(run)
+
+
 @app.command("train")
 def train_command(
     words: WordsArgument = None,
@@ -368,9 +377,7 @@ def train_command(
                         f"Go on: tinygpt train --resume --run {folder.name}")  # fmt: skip
         if ranks.first:
             display.say(closing_report(opened, session.finished))
-            from tinygpt.report_page import write_at_end
-
-            for sentence in write_at_end(opened):
+            for sentence in write_page(opened):
                 display.say(sentence)
     raise typer.Exit(code)
 

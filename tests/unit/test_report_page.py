@@ -181,6 +181,18 @@ def test_a_page_that_cannot_be_written_is_no_error_of_the_run(tmp_path, monkeypa
         assert outcome.code == 0 and "report.html could not be written: the moon is full" in outcome.out
 
 
+def test_a_training_without_a_package_that_only_its_page_needs_ends_with_a_sentence(tmp_path):
+    """Pins: a run of hours that ends with a traceback where somebody has installed PyTorch and little else."""
+    import subprocess
+
+    (tmp_path / "own.txt").write_text(story_text())
+    words = ["tinygpt", "train", "own.txt", "--steps", "3", "--run", "own", "--quiet", *TINY]
+    code = f"import sys; sys.modules['orjson'] = None; sys.argv = {words}; from tinygpt.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Note: report.html is left out, since orjson is not installed." in done.stdout
+
+
 def test_training_starts_without_what_only_the_end_needs():
     """Pins: matplotlib and the functions of inspect loaded before the first step."""
     import subprocess
