@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tinygpt.config import listing
 from tinygpt.errors import UserError
 from tinygpt.inspect.result import Result, public
+from tinygpt.inspect.tokens import piece
 from tinygpt.inspect.trace import (
     LOOKED,
     LookEdit,
@@ -23,7 +24,6 @@ from tinygpt.inspect.trace import (
     entering,
     middle,
     names_of,
-    piece,
     prepare,
 )
 
@@ -51,7 +51,7 @@ def explain(m: Model, prompt: str, name: str, index: Sequence[int], edits: Seque
         raise UserError(f"index={list(index)} has {len(index)} numbers; a cell of {name} is {axes}.")
     place = [checked(f"index {i}", i, size) for i, size in zip(index, cells.shape, strict=True)]
     value = float(cells[tuple(place)])
-    shown = [piece(m, int(id))["shown"] for id in ids[0]]
+    shown = [piece(m.tokenizer, int(id))["shown"] for id in ids[0]]
     terms, bias, formula, function = _cell(m, seen, name, place, shown, looks)
     products = sorted(((label, a, b, a * b) for label, a, b in terms), key=lambda term: -abs(term[3]))
     total = bias + sum(product for *_, product in products)

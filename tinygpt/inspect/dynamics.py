@@ -22,8 +22,9 @@ from tinygpt.config import OWNER, to_dict
 from tinygpt.corpus import tales
 from tinygpt.data import count_pairs, count_tokens, sample, total_bytes
 from tinygpt.errors import BAD_INPUT, UserError, did_you_mean
-from tinygpt.folders import is_locked, resolve_whole
+from tinygpt.folders import is_locked
 from tinygpt.inspect.result import MOST_BYTES, MOST_NUMBERS, Result, arguments_of, public
+from tinygpt.inspect.tokens import open_run
 from tinygpt.inspect.trace import Model, load
 from tinygpt.records import METRICS, SAMPLES, counting, read, read_all
 from tinygpt.runs import Run
@@ -35,11 +36,6 @@ WINDOWS, LENGTH = 32, 128  # of validation text, for `tables`
 SPIKE = {"loss": (8.0, 0.25), "gradient norm": (8.0, 1.1)}
 BEFORE, FEWEST = 20, 5
 PACE = 5  # records whose median tokens per second tell how long the rest takes
-
-
-def open(run: Run | str) -> Run:
-    """The run of a name or a path; a `Run` as it is. UserError as `folders.resolve` and `runs.open_run`."""
-    return run if isinstance(run, Run) else runs.open_run(resolve_whole(run))[0]
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
@@ -57,7 +53,7 @@ def records(run: Run | str, since: int = 0) -> Result:
     run at this moment; finished: whether it has had all its steps, or stopped early. left_s: seconds that the rest of
     the training takes at the pace of the last records; null unless it is being trained.
     """
-    run = open(run)
+    run = open_run(run)
     if since < 0:
         raise UserError(f"since={since} must be 0 or more.")
     everything = read_all(run.folder / METRICS)
@@ -118,7 +114,7 @@ def judged(run: Run, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 @functools.lru_cache(maxsize=2)
 def words_of(folder: Path, tokenizer: str) -> str:
     """The training text of a run, white space as single spaces. tokenizer: its sha256, which tells runs apart."""
-    return " ".join("\n".join(runs.documents(open(str(folder)), "train")).split())
+    return " ".join("\n".join(runs.documents(open_run(str(folder)), "train")).split())
 
 
 @public
@@ -127,7 +123,7 @@ def checkpoints(run: Run | str) -> Result:
 
     steps: {step, kind ("checkpoint", or "snapshot": weights alone), best, val_bpb where it was validated}.
     """
-    run = open(run)
+    run = open_run(run)
     folder = run.folder / "checkpoints"
     whole = {checkpoint.step_of(path) for path in checkpoint.step_folders(folder)}
     figures = {r["step"]: r["val_bpb"] for r in read(run.folder / METRICS) if r["kind"] == "eval"}
@@ -149,7 +145,7 @@ def health(run: Run | str) -> Result:
     weights before update number `step`; update_ratio: norm of the update over that. A healthy ratio lies about 1e-3
     at a steady rate: far more shakes what was learnt, far less learns nothing.
     """
-    run = open(run)
+    run = open_run(run)
     everything = read(run.folder / METRICS)
     told = [spike for r in everything for spike in spikes_told(r)]
     near = {(spike["step"], spike["what"]) for spike in told}
@@ -219,7 +215,7 @@ def over_time(
     values: for each of `steps` the function's data, or that one field of it. Where all of them would be more than one
     reply takes, only steps evenly chosen from them are computed.
     """
-    run = open(run)
+    run = open_run(run)
     called = of_checkpoints(function)
     given = arguments_of(called, arguments or {})
     steps = checkpoint.steps_kept(run.folder)
@@ -301,7 +297,7 @@ def counted(folder: Path, tokenizer: str) -> tuple[np.ndarray, Callable[[np.ndar
     Smoothing as in `evaluate.bigram_probabilities`, of which this gives whole rows. tokenizer: its sha256, which tells
     runs apart.
     """
-    run = open(str(folder))
+    run = open_run(str(folder))
     ids, V = sample(run.train_ids), run.tokenizer.vocab_size
     unigram = ((count_tokens(ids, V) + 1) / (len(ids) + V)).astype(np.float32)
     pairs, counts = count_pairs(ids, V)
@@ -324,7 +320,7 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
     """Runs side by side: the settings in which they differ, and their best figure, step, tokens and time."""
     rows, settings = [], []
     for reference in references:
-        run, _ = runs.open_run(resolve_whole(reference))
+        run = open_run(reference)
         metrics = read(run.folder / METRICS)
         evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
         best = min(evals, key=lambda r: r["val_bpb"], default=None)
@@ -356,7 +352,7 @@ def compare(runs: list[str]) -> Result:
     """
     if not runs:
         raise UserError("name one run or more.")
-    curves = [curve(open(reference)) for reference in runs]
+    curves = [curve(open_run(reference)) for reference in runs]
     points = sum(len(part["step"]) for c in curves for part in (c["train"], c["val"]))
     every = -(-points * len(AXES) // MOST_NUMBERS)
     for c in curves:

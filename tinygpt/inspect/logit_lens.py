@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tinygpt.errors import UserError
 from tinygpt.inspect.result import Result, public
+from tinygpt.inspect.tokens import piece
 from tinygpt.inspect.trace import (
     AT_ONCE,
     Change,
@@ -23,7 +24,6 @@ from tinygpt.inspect.trace import (
     entering,
     middle,
     names_of,
-    piece,
     pieces,
     record,
     record_edited,
@@ -115,7 +115,7 @@ def attribution(
         logit -= float(logits[other])
     names, vectors = parts_of_stream(m, seen, at)
     share = vectors @ direction
-    told = lambda id: {**piece(m, id), "logit": float(logits[id])}  # noqa: E731
+    told = lambda id: {**piece(m.tokenizer, id), "logit": float(logits[id])}  # noqa: E731
     return Result(
         axes={"share": "part"}, parts=names, share=share.numpy(), token=told(token),
         other=None if other is None else told(other), logit=logit, sum=float(share.sum()), position=at,
@@ -192,7 +192,7 @@ def intervene(m: Model, prompt: str, edits: Sequence[dict[str, Any]], held_out: 
     after = record_edited(m, ids, [], edits)["logits"][0].log_softmax(-1)
     tops = before.argmax(-1), after.argmax(-1)
     changed = [
-        {"position": t, "before": piece(m, int(tops[0][t])), "after": piece(m, int(tops[1][t]))}
+        {"position": t, "before": piece(m.tokenizer, int(tops[0][t])), "after": piece(m.tokenizer, int(tops[1][t]))}
         for t in (tops[0] != tops[1]).nonzero()[:, 0].tolist()
     ]
     losses: tuple[float | None, float | None] = (None, None)
@@ -211,13 +211,13 @@ def intervene(m: Model, prompt: str, edits: Sequence[dict[str, Any]], held_out: 
 def _best(m: Model, log_probabilities: Tensor) -> list[dict[str, Any]]:
     values, tokens = log_probabilities.max(-1)
     chances = zip(tokens.tolist(), values.exp().tolist(), strict=True)
-    return [{**piece(m, id), "probability": chance} for id, chance in chances]
+    return [{**piece(m.tokenizer, id), "probability": chance} for id, chance in chances]
 
 
 def _likeliest(m: Model, log_probabilities: Tensor) -> list[dict[str, Any]]:
     values, tokens = log_probabilities.topk(min(TOP, len(log_probabilities)))
     chances = zip(tokens.tolist(), values.exp().tolist(), strict=True)
-    return [{**piece(m, id), "probability": chance} for id, chance in chances]
+    return [{**piece(m.tokenizer, id), "probability": chance} for id, chance in chances]
 
 
 def held_out_loss(m: Model, edits: Sequence[dict[str, Any]]) -> float:
@@ -267,8 +267,8 @@ def patch_grid(
     if goal == foil:
         better = int((here - away).argmax())
         raise UserError(
-            f"{piece(m, foil)['shown']!r} is the target and the answer to other too; give another target, such as "
-            f"{better} ({piece(m, better)['shown']!r}), which clean favours most."
+            f"{piece(m.tokenizer, foil)['shown']!r} is the target and the answer to other too; give another target, "
+            f"such as {better} ({piece(m.tokenizer, better)['shown']!r}), which clean favours most."
         )
     full = float((here[goal] - here[foil]) - (away[goal] - away[foil]))
     if abs(full) < SMALLEST_DIFFERENCE:
@@ -284,7 +284,8 @@ def patch_grid(
             effect[row, places] = (logits[:, goal] - logits[:, foil] - (away[goal] - away[foil])) / full
     return Result(
         axes={"effect": "layer head" if part == "head" else "layer position"}, tokens_clean=pieces(m, ids),
-        tokens_other=pieces(m, others), rows=rows, effect=effect.numpy(), target=piece(m, goal), foil=piece(m, foil),
+        tokens_other=pieces(m, others), rows=rows, effect=effect.numpy(),
+        target=piece(m.tokenizer, goal), foil=piece(m.tokenizer, foil),
     )  # fmt: skip
 
 

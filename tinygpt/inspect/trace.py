@@ -31,10 +31,10 @@ from tinygpt.config import ModelConfig, listing
 from tinygpt.errors import UserError, did_you_mean
 from tinygpt.inference import encode_prompt
 from tinygpt.inspect.result import MOST_NUMBERS, Result, public
-from tinygpt.inspect.tokens import visible
+from tinygpt.inspect.tokens import piece
 from tinygpt.model import ACTIVATIONS, TinyGPT
 from tinygpt.runs import Run
-from tinygpt.tokenizer import SPECIALS, Tokenizer
+from tinygpt.tokenizer import Tokenizer
 
 WINDOWS, WINDOW_TOKENS = 32, 128  # of validation text: for means, labels and held-out loss
 AT_ONCE = 8  # windows in one pass: their logits are in memory together
@@ -118,14 +118,9 @@ def encode(m: Model, prompt: str) -> Tensor:
     return torch.tensor([ids])
 
 
-def piece(m: Model, id: int) -> dict[str, Any]:
-    """A token as every page shows it: its id, and its bytes made visible."""
-    return {"id": id, "shown": SPECIALS[id] if id < len(SPECIALS) else visible(m.tokenizer.token_bytes(id))}
-
-
 def pieces(m: Model, ids: Tensor | Iterable[int]) -> list[dict[str, Any]]:
-    """`piece` of each."""
-    return [piece(m, int(id)) for id in (ids.flatten().tolist() if isinstance(ids, Tensor) else ids)]
+    """`tokens.piece` of each."""
+    return [piece(m.tokenizer, int(id)) for id in (ids.flatten().tolist() if isinstance(ids, Tensor) else ids)]
 
 
 def checked(name: str, value: int, size: int) -> int:
