@@ -34,6 +34,8 @@ def closing_report(run: Run, finished: bool = True) -> str:
         f"{config.model.vocab_size:,}; {last['step']:,} of {config.train.max_steps:,} steps, "
         f"{last['tokens'] / 1e6:.2f}M tokens, {duration(time_s)}.",
     ]
+    if run.began_with:
+        lines.append(f"It began with the weights of {safe_text(run.began_with)}.")
     if evals:
         best = min(evals, key=lambda r: r["val_bpb"])
         lines += ["", f"Validation: {best['val_bpb']:.3f} bits per byte at step {best['step']:,}; to compare:"]
@@ -169,7 +171,7 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
             "run": run.folder.name, "val_bpb": best and best["val_bpb"], "best_step": best and best["step"],
             "steps": trained[-1]["step"] if trained else 0, "tokens": trained[-1]["tokens"] if trained else 0,
             "time_s": max((r["time_s"] for r in metrics if "time_s" in r), default=None),
-            "parameters": run.facts.get("parameters"),
+            "parameters": run.facts.get("parameters"), "began_with": run.began_with,
             "validation_sha256": run.corpus.get("val", {}).get("sha256"),
         })  # fmt: skip
     different = [name for name in settings[0] if len({repr(s[name]) for s in settings}) > 1]
@@ -190,6 +192,7 @@ def compare_text(result: dict[str, Any]) -> str:
         ["tokens", *(f"{row['tokens'] / 1e6:.2f}M" for row in rows)],
         ["time", *("-" if row["time_s"] is None else duration(row["time_s"]) for row in rows)],
         ["parameters", *(figure(row["parameters"], ",") for row in rows)],
+        *([["began with", *(row["began_with"] or "-" for row in rows)]] if any(r["began_with"] for r in rows) else []),
         *([name, *(str(value) for value in values)] for name, values in result["settings"].items()),
     ]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

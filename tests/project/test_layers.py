@@ -18,12 +18,13 @@ PACKAGE = Path(__file__).parents[2] / "tinygpt"
 LAYERS = {
     "": 0,  # tinygpt/__init__.py: the version
     "errors": 0, "storage": 0, "folders": 0, "display": 0, "config": 0, "records": 0,
+    "published": 1, "tracking": 1,
     "tokenizer": 1, "corpus": 1, "model": 1, "sampling": 1, "distributed": 1, "capture": 1, "kernels": 1, "native": 1,
     "data": 2, "loss": 2, "optim": 2, "inference": 2,
     "evaluate": 3, "checkpoint": 3, "start": 3, "chat": 3,
     "plan": 4, "runs": 4,
-    "session": 5, "prepare": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
-    "guards": 6,
+    "session": 5, "inherit": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
+    "guards": 6, "prepare": 6,
     "train": 7, "report": 7, "serve": 7, "studio": 7, "lab": 7, "learn": 7,
     "cli": 8,
     "__main__": 9,
