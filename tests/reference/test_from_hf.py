@@ -31,7 +31,10 @@ QWEN3 = {
 }  # fmt: skip
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 MODELS = {
-    "qwen3": ("Qwen3", {**QWEN3, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "qwen3": (
+        "Qwen3",
+        {**QWEN3, "rope_theta": 500.0, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ),
     "qwen3, tied": ("Qwen3", {**QWEN3, "tie_word_embeddings": True}),
     "gpt2": ("GPT2", {**GPT2, "n_inner": 72}),
     "gpt2, untied": ("GPT2", {**GPT2, "tie_word_embeddings": False}),
