@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import tinygpt
 from tinygpt.config import TEMPERATURE
@@ -28,6 +28,7 @@ from tinygpt.errors import (
     did_you_mean,
     exit_code_of,
 )
+from tinygpt.inspect import FUNCTIONS
 
 
 class Commands(TyperGroup):
@@ -62,7 +63,7 @@ app = typer.Typer(
     help="From a text file to a tiny language model that writes.",
     epilog="Start with: tinygpt train my.txt  (or just: tinygpt train)",
 )  # fmt: skip
-inspector = typer.Typer(no_args_is_help=True, help="Look inside a model.")
+inspector = typer.Typer(no_args_is_help=True, help="Look inside a model: functions of tinygpt.inspect, by name.")
 app.add_typer(inspector, name="inspect")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/ or a path; RUN@last or RUN@STEP picks a checkpoint.")]  # fmt: skip
@@ -312,6 +313,15 @@ def plan_command(
     show(planned.to_dict(), plan_text(planned), as_json)
 
 
+def write_page(run: Any) -> list[str]:
+    """The page about a run that has ended, and what to say of it; without a package that it needs there is none."""
+    try:
+        from tinygpt.report_page import write_at_end
+    except ImportError as error:  # an environment that was put together by hand
+        return [f"Note: report.html is left out, since {error.name} is not installed."]
+    return write_at_end(run)
+
+
 @app.command("train")
 def train_command(
     words: WordsArgument = None,
@@ -387,6 +397,8 @@ def train_command(
                         f"Go on: tinygpt train --resume --run {folder.name}")  # fmt: skip
         if ranks.first:
             display.say(closing_report(opened, session.finished))
+            for sentence in write_page(opened):
+                display.say(sentence)
     raise typer.Exit(code)
 
 
@@ -500,6 +512,22 @@ def serve(
     )  # fmt: skip
 
 
+@app.command()
+def studio(
+    runs_dir: Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="The folder of the runs.")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one (default: 7860, or the next that is free).")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
+) -> None:  # fmt: skip
+    """Look inside your models in the browser, over their whole training; train others from there."""
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise UserError(f"{runs_dir} is no folder; name the folder that holds your runs.")
+    if (runs_dir / "config.json").is_file():
+        raise UserError(f"{runs_dir} is a run; name the folder that it is in: tinygpt studio {runs_dir.parent}.")
+    from tinygpt.studio.run import run as show_runs
+
+    show_runs(runs_dir, port, not no_browser)
+
+
 @app.command("export")
 def export_command(
     run: RunArgument,
@@ -536,12 +564,36 @@ def evaluate(
 
 
 @app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Where the page goes (default: report.html in the run folder, and loss.png beside it).",
+        ),
+    ] = None,
+) -> None:
+    """One page about a run, to keep or to pass on: curves, samples, tokenizer, attention, settings; no network needed."""
+    from tinygpt.folders import resolve_whole
+    from tinygpt.report_page import write_report
+    from tinygpt.runs import open_run
+
+    opened, notices = open_run(resolve_whole(run))
+    for notice in notices:
+        note(notice)
+    print("\n".join(write_report(opened, out)))
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="Runs to put side by side.")],
     as_json: JsonOption = False,
 ) -> None:
     """Runs side by side: what differs in their settings, and what came out."""
-    from tinygpt.report import compare_runs, compare_text
+    from tinygpt.inspect.dynamics import compare_runs
+    from tinygpt.report import compare_text
 
     result = compare_runs(runs)
     show(result, compare_text(result), as_json)
@@ -591,13 +643,57 @@ def inspect_tokens(
     as_json: JsonOption = False,
 ) -> None:
     """How the run's tokenizer cuts a text: pieces, ids, bytes, and the merges that built each piece."""
-    from tinygpt.folders import resolve
-    from tinygpt.inspect.tokens import render, tokens
-    from tinygpt.tokenizer import Tokenizer
+    from tinygpt.inspect.tokens import render, tokenize
 
-    tokenizer = Tokenizer.load(resolve(run)[0] / "tokenizer.json")
-    result = tokens(tokenizer, read_stdin() if text == "-" else text)
+    result = tokenize(run, read_stdin() if text == "-" else text)
     show(result, render(result), as_json)
+
+
+class Function(TyperCommand):
+    """A function of tinygpt.inspect; what it takes is read from its source when its help is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The function's own description below the usage."""
+        from tinygpt.inspect.command import called, described
+
+        self.help = f"{self.help}\n\n{described(called(str(self.name), ()))}"
+        super().format_help(ctx, formatter)
+
+
+WhatArgument = Annotated[list[str] | None, typer.Argument(metavar="[TEXT] [name=value ...]", help="A text (- reads standard input), and arguments by name.")]  # fmt: skip
+PngOption = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Draw it into FILE.")]
+BodyOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON: the body of the studio's reply.")]
+
+
+def add_function(word: str, what: str) -> None:
+    """The command `tinygpt inspect WORD`."""
+
+    def command(
+        run: RunArgument, words: WhatArgument = None, as_json: BodyOption = False, png: PngOption = None
+    ) -> None:
+        from tinygpt.inspect.command import called, run_function, shown
+
+        given = [read_stdin() if text == "-" else text for text in words or ()]
+        result = run_function(called(word, given), [run], given)
+        if png is not None:
+            from tinygpt.inspect.png import draw
+
+            draw(result, png)
+            note(f"wrote {png}.")
+        if as_json:
+            typer.echo(result.to_json(), nl=False)
+        elif png is None:
+            print(shown(result))
+
+    inspector.command(word, cls=Function, help=f"{what[0].upper()}{what[1:]}.", no_args_is_help=True)(command)
+
+
+for word, (_, _, what) in {
+    **FUNCTIONS,
+    "embeddings": ("", "", "tokens near a piece of text; without one, the length of each token's vector"),
+    "dynamics": ("", "", "spikes, norms and updates of each layer over the training (health)"),
+}.items():
+    add_function(word, what)
 
 
 @app.command()

@@ -23,7 +23,7 @@ import platformdirs
 from tinygpt.errors import IO_ERROR, LOCKED, PICKLE_SUFFIXES, UNSAFE, UserError, did_you_mean
 from tinygpt.storage import TEMPORARY, canonical, make_folder, read_json, remove, remove_if_possible, write_atomic
 
-RUNS = Path("runs")
+RUNS = Path(os.environ.get("TINYGPT_RUNS") or "runs")  # the studio's trainings write beside the runs that it shows
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no name for a file on Windows
 LOCK, OWNER = ".lock", ".owner.json"

@@ -153,15 +153,18 @@ def note_spike(s: Session, loss: float, grad_norm: float) -> bool:
     Returns whether the run went back to a checkpoint.
     """
     p = s.progress
+    usual = p.usual.get("loss, mean", loss), math.exp(p.usual.get("gradient norm, mean", 0.0))
     far = far_above(p.usual, {"loss": loss, "gradient norm": math.log(max(grad_norm, 1e-30))})
     if not far or p.step < p.usual.get("silent until", 0):
         return False
     p.usual["silent until"] = p.step + MEMORY
     text = f"step {p.step:,}: {' and '.join(far)} far above the usual (loss {loss:.3f}, gradient norm {grad_norm:.3g})"
+    figures = zip(SPIKE, (loss, grad_norm), usual, strict=True)
+    spikes = [{"step": p.step, "what": w, "value": v, "usual": u} for w, v, u in figures if w in far]
     if s.run.config.train.on_spike == "rewind" and p.rewinds < MOST_REWINDS:
-        rewind(s, text, [p.batch])
+        rewind(s, text, [p.batch], spikes=spikes)
         return True
-    s.event(f"{text}; if the loss does not come back, a lower learning rate helps, or on_spike=rewind.")
+    s.event(f"{text}; if the loss does not come back, a lower learning rate helps, or on_spike=rewind.", spikes=spikes)
     return False
 
 
@@ -186,8 +189,10 @@ def far_above(usual: dict[str, float], figures: dict[str, float]) -> list[str]:
     return far
 
 
-def rewind(s: Session, why: str, batches: Sequence[int]) -> None:
-    """Back to the last valid checkpoint, with half the learning rate, and never again these batches."""
+def rewind(s: Session, why: str, batches: Sequence[int], **fields: Any) -> None:
+    """Back to the last valid checkpoint, with half the learning rate, and never again these batches; `fields`: of the
+    event that tells it.
+    """
     before = s.progress
     loaded, rejected = newest(s)
     restore(s, loaded)
@@ -203,8 +208,8 @@ def rewind(s: Session, why: str, batches: Sequence[int]) -> None:
         s.display.say(sentence)
     s.event(
         f"{why}; back to step {p.step:,} with {p.rate:g} of the learning rate, without the batches that did it.",
-        back_to=p.step,
-    )
+        back_to=p.step, **fields,
+    )  # fmt: skip
     s.clock.lap(p.step)
 
 

@@ -6,7 +6,8 @@ verdict   evaluation records -> the plain sentences of the closing report
 
 {"kind": "train", "step", "loss" [nats/token], "lr", "grad_norm", "tokens", "tokens_per_s", "time_s"}
 {"kind": "eval", "step", "train_loss"?, "val_loss" [nats/token], "train_bpb"?, "val_bpb", "best", "time_s"}
-{"kind": "event", "step", "text", "back_to"?}  samples.jsonl: {"step", "prompt", "text", "seed"}
+{"kind": "health", "step", "weight_norm": {layer: norm}, "update_norm": {layer: norm}}  (health.py)
+{"kind": "event", "step", "text", "back_to"?, "spikes"?}  samples.jsonl: {"step", "prompt", "text", "seed"}
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Log:
         self.listeners: list[Callable[[dict[str, Any]], None]] = []  # are given every metric too
 
     def metric(self, **fields: Any) -> None:
-        """Append a train, eval or event record to metrics.jsonl."""
+        """Append a train, eval, health or event record to metrics.jsonl."""
         record = {**fields, **self.also}
         self._append(METRICS, encode_record(record))
         for listen in self.listeners:
@@ -136,11 +137,24 @@ class NoLog(Log):
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a log that count, oldest first; [] if there is no such file.
+    """The records of a log that count, oldest first; [] if there is no such file. See `read_all` and `counting`."""
+    return counting(read_all(path))
 
-    A line counts once its newline is written. Where a run went back to a checkpoint (an event with "back_to"), what
-    it had recorded beyond that step is left out, but for events. Raises UserError (exit 65) naming a whole line that
-    is no JSON object.
+
+def counting(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what a run had recorded, but for events, beyond a checkpoint that it went back to ("back_to")."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        if isinstance(back_to := record.get("back_to"), int):
+            kept = [r for r in kept if r.get("kind") == "event" or r.get("step", 0) <= back_to]
+        kept.append(record)
+    return kept
+
+
+def read_all(path: Path | str) -> list[dict[str, Any]]:
+    """Every record of a log, oldest first; [] if there is no such file.
+
+    A line counts once its newline is written. Raises UserError (exit 65) naming a whole line that is no JSON object.
     """
     path = Path(path)
     if not path.exists():
@@ -154,8 +168,6 @@ def read(path: Path | str) -> list[dict[str, Any]]:
             record = None
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number} is not a JSON object; delete that line.", BAD_INPUT)
-        if isinstance(back_to := record.get("back_to"), int):
-            records = [r for r in records if r.get("kind") == "event" or r.get("step", 0) <= back_to]
         records.append(record)
     return records
 

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinygpt import runs
-from tinygpt.config import OWNER, TEMPERATURE, TrainConfig, to_dict
+from tinygpt.config import TEMPERATURE, TrainConfig
 from tinygpt.corpus import tales
 from tinygpt.display import chart, duration, safe_text
 from tinygpt.distributed import choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import baselines, generate_documents, memorised_share, score, score_tales
-from tinygpt.folders import resolve_whole
 from tinygpt.prepare import read_corpus
 from tinygpt.records import METRICS, SAMPLES, read, verdict
 from tinygpt.runs import Run
@@ -152,32 +151,6 @@ def eval_text(result: dict[str, Any]) -> str:
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
-
-
-def compare_runs(references: Sequence[str]) -> dict[str, Any]:
-    """Runs side by side: the settings in which they differ, and their best figure, step, tokens and time."""
-    rows, settings = [], []
-    for reference in references:
-        run, _ = runs.open_run(resolve_whole(reference))
-        metrics = read(run.folder / METRICS)
-        evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
-        best = min(evals, key=lambda r: r["val_bpb"], default=None)
-        trained = [r for r in metrics if r["kind"] == "train"]
-        stored = to_dict(run.config)
-        settings.append(
-            {"preset": stored["preset"], **{name: stored[section][name] for name, section in OWNER.items()}}
-        )
-        rows.append({
-            "run": run.folder.name, "val_bpb": best and best["val_bpb"], "best_step": best and best["step"],
-            "steps": trained[-1]["step"] if trained else 0, "tokens": trained[-1]["tokens"] if trained else 0,
-            "time_s": max((r["time_s"] for r in metrics if "time_s" in r), default=None),
-            "parameters": run.facts.get("parameters"), "began_with": run.began_with,
-            "validation_sha256": run.corpus.get("val", {}).get("sha256"),
-        })  # fmt: skip
-    different = [name for name in settings[0] if len({repr(s[name]) for s in settings}) > 1]
-    same_text = len({row["validation_sha256"] for row in rows}) == 1
-    differing = {name: [s[name] for s in settings] for name in different}
-    return {"runs": rows, "settings": differing, "same_validation_text": same_text}
 
 
 def compare_text(result: dict[str, Any]) -> str:

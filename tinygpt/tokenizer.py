@@ -108,6 +108,11 @@ class Tokenizer:
         pairs = [(to_symbols(left), to_symbols(right)) for left, right in self._ranks]
         self._engine = _engine(tokenizers.models.BPE(vocab=self._vocabulary(), merges=pairs))
 
+    @property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The pairs, in the order of their ranks; the first n of them are a tokenizer too."""
+        return list(self._ranks)
+
     @cached_property
     def sha256(self) -> str:
         """Digest over vocabulary bytes, merges, split pattern and special tokens: what decides which ids a text gets.

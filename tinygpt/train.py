@@ -24,6 +24,7 @@ from tinygpt.distributed import Machine, Signals, keep_freed_memory, keeping_bac
 from tinygpt.errors import NO_CHECKPOINT, UserError
 from tinygpt.evaluate import score
 from tinygpt.guards import note_spike, refuse_step, save, save_snapshot, within_memory
+from tinygpt.health import snapshot_steps, watched
 from tinygpt.inference import generate
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
@@ -127,7 +128,8 @@ def train(s: Session) -> int:
                 continue  # the run went back to a checkpoint
             if finite:
                 s.optimizer.set_rate(share, newest_share(p.step, config))
-                s.update(torch.tensor(grad_norm))
+                with watched(s):
+                    s.update(torch.tensor(grad_norm))
                 p.refused = 0
                 p.train_loss = loss if p.train_loss is None else 0.9 * p.train_loss + 0.1 * loss
             p.step += 1
@@ -250,8 +252,3 @@ def write_record(s: Session, loss: float, lr: float, grad_norm: float) -> None:
 def bits_per_nat(s: Session) -> float:
     """Bits per byte of a training loss of 1 nat per token: the tokens of the training text over its bytes."""
     return len(s.run.train_ids) / total_bytes(s.run.train_ids, s.run.tokenizer.n_bytes()) / math.log(2)
-
-
-def snapshot_steps(max_steps: int) -> set[int]:
-    """Step 0 and SNAPSHOTS log-spaced steps up to the last: early training changes fastest."""
-    return {0} | {round(max_steps ** (i / SNAPSHOTS)) for i in range(1, SNAPSHOTS + 1)}

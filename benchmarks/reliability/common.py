@@ -169,6 +169,7 @@ def merged(first: Row, *others: Row) -> Row:
         first = dataclasses.replace(
             first, trials=first.trials + other.trials, failures=first.failures + other.failures,
             independent=first.independent + other.independent,
-            lost=first.lost + other.lost, measured={**first.measured, **other.measured},
+            lost=first.lost + other.lost, lowered="; ".join(filter(None, (first.lowered, other.lowered))),
+            measured={**first.measured, **other.measured},
         )  # fmt: skip
     return first

@@ -17,7 +17,8 @@ from benchmarks.reliability.data import in_process
 from benchmarks.reliability.server import NAME, random_run
 from tinygpt.errors import BAD_CONFIG, BAD_INPUT, MISMATCH
 from tinygpt.serve.app import encode
-from tinygpt.serve.protocol import ChatAsked, read_request, write_json
+from tinygpt.serve.protocol import ChatAsked, read_request
+from tinygpt.web import write_json
 
 COMMANDS = {
     "serve": ("serve", "hostile", "--port", "0"),

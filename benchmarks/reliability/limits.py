@@ -30,7 +30,7 @@ from tinygpt.inference import generate
 
 BLOCK = 32
 MOST_GROWTH = 50 << 20  # of memory [bytes]
-QUICK = patch("run.HEADERS_S = run.STALLED_S = app.BODY_S = 2.0")
+QUICK = patch("web.HEADERS_S = web.STALLED_S = app.BODY_S = 2.0")
 BASES: list[tuple[str, dict[str, Any]]] = [
     (COMPLETIONS, {"prompt": "Once", "max_tokens": 2, "temperature": 0}),
     (COMPLETIONS, {"prompt": ["a", "b"], "max_tokens": 3, "n": 2, "stop": ["x", "yz"], "logprobs": 3, "echo": True}),

@@ -1,7 +1,8 @@
 """R13, names that are paths: wherever a client gives a name, it is compared with the served one and opens nothing.
 
-1,000 payloads in the path of /v1/models/NAME and as the model of a request. Files with a sentence of their own stand
-where the payloads point to; the sentence must never be in an answer. There are no static files and no imports yet.
+1,000 payloads in the path of /v1/models/NAME and as the model of a request, and in every place of the studio where a
+name may stand, its static files too. Files with a sentence of their own stand where the payloads point to; the sentence
+must never be in an answer. There are no imports yet.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.reliability.common import Row, Scale
+from benchmarks.reliability import studio
+from benchmarks.reliability.common import Row, Scale, merged
 from benchmarks.reliability.data import tree
 from benchmarks.reliability.server import COMPLETIONS, NAME, random_run, request, serving, status_of
 
@@ -28,7 +31,10 @@ RAW = (b"%c0%ae%c0%ae/", b"%e0%80%ae%e0%80%af", b"..%c0%af", b"%ff%fe", b"%", b"
 
 def row(scale: Scale) -> Row:
     """R13 of the table, for the endpoints that take a name."""
-    result, draw = Row("R13", "paths as names, for /v1/models/NAME and the field model"), random.Random(scale.seed)
+    result, draw = (
+        Row("R13", "paths as names, for the server and every route of the studio that takes one"),
+        random.Random(scale.seed),
+    )
     run = random_run(scale.folder, block_size=32)
     for folder in (scale.folder, scale.folder / "runs", run):
         (folder / "sentinel.txt").write_text(SENTINEL)
@@ -53,8 +59,10 @@ def row(scale: Scale) -> Row:
         result.check(contents(scale.folder) == before, "a file was made or changed")
         result.check(server.ask("GET", f"/v1/models/{NAME}").status == 200, "the right name is not found")
         server.check_sound(result, "names")
-    result.measured["static files, archives"] = "not run: there is nothing that takes them yet"
-    return result
+    result.measured["archives"] = "not run: there is nothing that takes them yet"
+    beside = scale.folder / "studio"
+    beside.mkdir()
+    return merged(result, studio.names(replace(scale, folder=beside), payloads, draw, quoted, SENTINEL))
 
 
 def contents(folder: Path) -> object:

@@ -1,16 +1,18 @@
 """R20, who may ask: Host x Origin x method and content type, 48 cases with their status; a page's script gets nothing.
 
-Over sockets, on the API and on a stream of it. There is no studio yet, so no static files, no tokens of its own and no
-page: strings of script are left for its row.
+Over sockets: the API and a stream of it; the studio's API, streams, static files and jobs with their token; strings of
+script in the pages of a headless browser (in full).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.reliability.common import Row, Scale
+from benchmarks.reliability import studio
+from benchmarks.reliability.common import Row, Scale, merged
 from benchmarks.reliability.server import COMPLETIONS, Server, patch, random_run, request, serving, status_of
 
 HOSTS = {"127.0.0.1:{port}": True, "localhost": True, "evil.example:{port}": False, "": False}  # -> allowed
@@ -34,7 +36,10 @@ PAGES = "https://pages.example"
 
 def row(scale: Scale) -> Row:
     """R20 of the table, as far as there is something to ask."""
-    result = Row("R20", "48 cases Host x Origin x method and content type; odd hosts and origins; key; --cors")
+    result = Row(
+        "R20",
+        "cases Host x Origin x method and content type: 48, in the studio 128; odd hosts and origins; key, token",
+    )
     random_run(scale.folder, block_size=32)
     with serving(scale.folder) as server:
         cases(result, server, BODY)
@@ -45,8 +50,9 @@ def row(scale: Scale) -> Row:
     with serving(scale.folder, "--cors", PAGES, "--allowed-host", "box.local",
                  more_environment={"TINYGPT_API_KEY": "kéy-1"}) as server:  # fmt: skip
         opened(result, server)
-    result.measured["studio"] = "not run: there is none yet"
-    return result
+    beside = scale.folder / "studio"
+    beside.mkdir()
+    return merged(result, studio.origins(replace(scale, folder=beside), HOSTS, ORIGINS))
 
 
 def controls(scale: Scale) -> dict[str, bool]:
@@ -55,7 +61,16 @@ def controls(scale: Scale) -> dict[str, bool]:
     without = Row("", "")
     with serving(scale.folder, code=patch("app.Guard.allowed = lambda guard, host: True")) as server:
         cases(without, server, BODY)
-    return {"Host": bool(without.failures)}
+    in_studio = Row("", "")
+    with studio.studio(scale.folder, patch("web.Guard.allowed = lambda guard, host: True")) as shown:
+        studio.cases(in_studio, shown, HOSTS, ORIGINS)
+    untold = Row("", "")
+    with studio.studio(scale.folder, patch("from tinygpt.studio import app as studio_app",
+                                           "studio_app.Guard.check_key = lambda *_: None")) as shown:  # fmt: skip
+        studio.tokens(untold, shown, 4)
+    return {name: bool(row.failures) for name, row in (
+        ("Host", without), ("Host in the studio", in_studio), ("token", untold),
+    )}  # fmt: skip
 
 
 def asked(server: Server, method: str, path: str, host: str, origin: str, kind: str, body: bytes = b"") -> bytes:

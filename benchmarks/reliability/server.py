@@ -254,7 +254,7 @@ def wait_until(true: Callable[[], bool], seconds: float = HANG_S) -> float | Non
 def patch(*lines: str) -> str:
     """Code for `serving` that changes the server before it starts."""
     return "\n".join(
-        ["import time", "from tinygpt import native", "from tinygpt.serve import app, engine, run", *lines]
+        ["import time", "from tinygpt import native, web", "from tinygpt.serve import app, engine, run", *lines]
     )
 
 

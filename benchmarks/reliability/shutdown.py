@@ -32,7 +32,7 @@ from benchmarks.reliability.server import (
 
 BLOCK, IN_FLIGHT = 128, 10
 LIMIT_S = 4.0  # without grace
-SHORT = patch(SLOW, "run.HEADERS_S = app.BODY_S = 3.0")
+SHORT = patch(SLOW, "web.HEADERS_S = app.BODY_S = 3.0")
 LONG: dict[str, Any] = {"prompt": "Once", "logit_bias": NO_END, "max_tokens": 80}
 
 

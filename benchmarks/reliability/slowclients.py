@@ -29,12 +29,12 @@ DEADLINE_S = 1.0
 LIMIT_S = 45.0 - 30.0 + DEADLINE_S  # with a deadline of 30 s it is 45
 SMALL_BUFFER = 64 << 10  # of what the kernel takes for a client that does not read
 DEADLINES = patch(
-    f"run.HEADERS_S = run.STALLED_S = app.BODY_S = {DEADLINE_S}",
+    f"web.HEADERS_S = web.STALLED_S = app.BODY_S = {DEADLINE_S}",
     "import socket",
-    "def made(self, transport, really=run.Deadlines.connection_made):",
+    "def made(self, transport, really=web.Deadlines.connection_made):",
     f"    transport.get_extra_info('socket').setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, {SMALL_BUFFER})",
     "    really(self, transport)",
-    "run.Deadlines.connection_made = made",
+    "web.Deadlines.connection_made = made",
 )
 BODY = b'{"prompt": "' + b"a" * 50 + b'"}'
 HEAD = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -53,7 +53,7 @@ def row(scale: Scale) -> Row:
 
 def controls(scale: Scale) -> dict[str, bool]:
     """Without deadlines the slow ones stay."""
-    code = f"{DEADLINES}\nrun.Deadlines.start = lambda *_: None\napp.BODY_S = 3600.0"
+    code = f"{DEADLINES}\nweb.Deadlines.start = lambda *_: None\napp.BODY_S = 3600.0"
     return {"deadlines": bool(tried(scale, code, 4, 2, 0, patience_s=6.0).failures)}
 
 

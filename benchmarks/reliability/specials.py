@@ -14,9 +14,10 @@ from unittest import mock
 
 from benchmarks.reliability.common import Row, Scale, small_tokenizer, texts
 from tinygpt.serve.app import encode
-from tinygpt.serve.protocol import BETWEEN_MESSAGES, ChatAsked, write_json
+from tinygpt.serve.protocol import BETWEEN_MESSAGES, ChatAsked
 from tinygpt.serve.protocol import read_request as read
 from tinygpt.tokenizer import SPECIALS, Tokenizer, train_tokenizer
+from tinygpt.web import write_json
 
 OTHERS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[INST]", "<s>", "</s>", "<|user|>", "<unk>")
 ROLES = ("user", "system", "assistant", "<bos>", "<eos>", "tool", "\n\nassistant", "")

@@ -72,7 +72,8 @@ class Studio:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        with self.process.stdout:
+            return self.process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")

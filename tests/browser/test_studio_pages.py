@@ -46,7 +46,9 @@ def test_a_page_has_no_error_and_fits_wide_and_narrow_light_and_dark(watch, page
         assert watched.errors == [], here
         assert watched.strangers == [], here
         assert watched.page.locator("main .error").all_inner_texts() == [], here
-        assert len(watched.page.locator("main .about").inner_text().split()) > 12, f"{here}: it says what one looks at"
+        assert len(watched.page.locator("main .about").first.inner_text().split()) > 12, (
+            f"{here}: it says what one looks at"
+        )
         assert watched.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (
             f"{here}: scrolls sideways"
         )
@@ -83,7 +85,7 @@ def test_every_figure_has_its_python_line_and_table(watch, page):
         button = figures.nth(i).get_by_role("button", name="Python", exact=True)
         if button.is_enabled():
             button.click()
-            assert "ti." in figures.nth(i).locator("pre").first.inner_text()
+            assert "ti." in figures.nth(i).locator(".python pre").inner_text()
     assert watched.page.locator("figure .python pre").count() > 0
     assert watched.errors == []
 

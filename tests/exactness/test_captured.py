@@ -64,6 +64,11 @@ def test_a_recorded_run_is_the_plain_run(tmp_path, make_run, silent, monkeypatch
     assert plain.update.graph is None and len(lines) == 40
     assert lines == plain_lines
     assert all(torch.equal(weights[name], plain_weights[name]) for name in weights)
+    healths = [
+        [r for r in read(tmp_path / name / "metrics.jsonl") if r["kind"] == "health"] for name in ("recorded", "plain")
+    ]
+    assert healths[0] == healths[1] and healths[0][-1]["step"] == 40
+    assert min(healths[0][-1]["update_norm"].values()) > 0  # the update was played between the two measurements
 
 
 def test_less_memory_than_needed_records_anew(tmp_path, make_run, silent, monkeypatch):

@@ -40,6 +40,7 @@ ELSEWHERE = {
     r"(python\S* -m )?(pytest|benchmarks|ruff|mypy)": "the checks themselves",
     r"python\S* examples/": "tests/project/test_examples.py",
     r"python\S* -m benchmarks": "measures; prints figures",
+    r"tinygpt studio": "runs until it is stopped: tests/browser",
     r"tinygpt serve ": "runs until it is stopped: tests/reference/test_openai_client.py",
     r"nvidia-smi|docker |ollama ": "other programs",
 }

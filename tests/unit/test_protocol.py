@@ -7,19 +7,15 @@ import json
 import pytest
 
 from tinygpt.serve.protocol import (
-    MAX_DEPTH,
-    ApiError,
     Chat,
     ChatAsked,
     Choice,
     CompletionAsked,
     Completions,
-    deepest,
-    read_json,
     read_request,
     usage,
-    write_json,
 )
+from tinygpt.web import MAX_DEPTH, ApiError, deepest, read_json, write_json
 
 
 def body(**fields) -> bytes:

@@ -15,7 +15,7 @@ from tinygpt.inference import generate
 from tinygpt.serve import app as serving
 from tinygpt.serve.app import Served, make_app
 from tinygpt.serve.engine import Engine, PlainRows
-from tinygpt.serve.run import bind
+from tinygpt.web import bind
 
 BLOCK = 64
 

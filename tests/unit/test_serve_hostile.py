@@ -9,12 +9,13 @@ import tracemalloc
 
 import pytest
 
-from tinygpt.serve.protocol import ApiError, ChatAsked, CompletionAsked, deepest, read_request
+from tinygpt.serve.protocol import ChatAsked, CompletionAsked, read_request
+from tinygpt.web import ApiError, deepest
 
 
 def test_quotes_that_do_not_end_are_read_once():
     """Trying the string anew at each of its quotes took an hour for 1 MiB, on the event loop."""
-    code = "from tinygpt.serve.protocol import deepest; assert deepest('\"' + '\\\\\"' * 500_000 + '[') == 0"
+    code = "from tinygpt.web import deepest; assert deepest('\"' + '\\\\\"' * 500_000 + '[') == 0"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -49,7 +50,8 @@ def test_a_list_wrong_in_many_places_is_one_error(kind, body):
 
 def test_headers_that_come_in_one_piece_are_counted_too():
     """The parser under uvicorn counts only what it has to wait for; 200 kB at once passed."""
-    from tinygpt.serve.app import HEADER_BYTES, Guard, Served
+    from tinygpt.serve.app import Guard, Served
+    from tinygpt.web import HEADER_BYTES
 
     guard = Guard(None, Served("tiny", None, 16, None))
     host = {"host": "localhost"}
@@ -89,7 +91,8 @@ def test_the_end_of_the_server_is_told_to_who_runs_and_who_waits(byte_tokenizer)
     import torch
 
     from tinygpt.inference import Continuation
-    from tinygpt.serve.engine import SHUTTING_DOWN, Closing, Engine
+    from tinygpt.serve.engine import Closing, Engine
+    from tinygpt.web import SHUTTING_DOWN
 
     class Slow:
         def logits(self, tokens, positions, slots, wanted):

@@ -463,9 +463,9 @@ def test_docstring_examples():
     assert doctest.testmod(view).attempted > 0 and doctest.testmod(view).failed == 0
 
 
-def test_tokens_is_plain_data_about_every_piece(tokenizer):
+def test_tokenize_gives_plain_data_about_every_piece(tokenizer):
     text = "The boat\n我 <bos> 🎉"
-    data = view.tokens(tokenizer, text)
+    data = view.tokenize(tokenizer, text)
     assert json.loads(json.dumps(data)) == data
     assert [piece["id"] for piece in data["pieces"]] == tokenizer.encode(text)
     assert b"".join(bytes.fromhex(piece["bytes"]) for piece in data["pieces"]) == text.encode()
@@ -480,7 +480,7 @@ def test_tokens_is_plain_data_about_every_piece(tokenizer):
 
 def test_summary_shares_tokens_out_by_bytes():
     tokenizer = Tokenizer([(b"a", b"b"), (b" ", b"ab")])
-    data = view.tokens(tokenizer, "ab ab我7!")["summary"]
+    data = view.tokenize(tokenizer, "ab ab我7!")["summary"]
     assert (data["tokens"], data["bytes"], data["characters"]) == (7, 10, 8)
     assert data["bytes_per_token"] == 10 / 7 and data["single_byte_share"] == 5 / 7
     kinds = {entry["kind"]: (entry["bytes"], round(entry["tokens"], 9)) for entry in data["kinds"]}
@@ -493,7 +493,7 @@ def test_summary_shares_tokens_out_by_bytes():
     }
     assert [entry["bytes"] for entry in data["kinds"]] == [4, 3, 1, 1, 1]
     assert all(entry["bytes_per_token"] == entry["bytes"] / entry["tokens"] for entry in data["kinds"])
-    empty = view.tokens(tokenizer, "")["summary"]
+    empty = view.tokenize(tokenizer, "")["summary"]
     assert (empty["tokens"], empty["bytes_per_token"], empty["single_byte_share"], empty["kinds"]) == (
         0,
         None,
@@ -523,21 +523,21 @@ def test_kind_of_a_character(character, kind):
 
 def test_render_is_aligned_and_harmless(tokenizer):
     wide = Tokenizer([(b"\xe6", b"\x88"), (b"\xe6\x88", b"\x91")])
-    lines = view.render(view.tokens(wide, "我x")).splitlines()
+    lines = view.render(view.tokenize(wide, "我x")).splitlines()
     start = next(line for line in lines if "piece" in line).index("built by")
     rows = [line for line in lines if line.startswith(("0 ", "1 "))]
     assert rows[0][start - 1 :].startswith("0: \\xe6 + \\x88") and rows[1][start:] == "a single byte"
     text = "The \x1b[31mboat\x07 \u202e\r\n\t" + "=" * 300
-    shown = view.render(view.tokens(tokenizer, text))
+    shown = view.render(view.tokenize(tokenizer, text))
     assert not any(unicodedata.category(character) in ("Cc", "Cf") for character in shown.replace("\n", ""))
     assert "·boat" not in shown and "\\x1b" in shown and "part of \\u202e" in shown
     assert view.LEGEND in shown and shown.encode("cp1252")
-    assert view.render(view.tokens(tokenizer, "")) == "No text, no tokens.\n"
-    assert view.render(view.tokens(wide, "x")).startswith("1 token for 1 byte: 1.00 bytes per token")
+    assert view.render(view.tokenize(tokenizer, "")) == "No text, no tokens.\n"
+    assert view.render(view.tokenize(wide, "x")).startswith("1 token for 1 byte: 1.00 bytes per token")
 
 
 def test_a_long_piece_pushes_only_its_own_line():
-    lines = view.render(view.tokens(train_tokenizer(["-" * 400], 300), "-" * 256 + "x")).splitlines()
+    lines = view.render(view.tokenize(train_tokenizer(["-" * 400], 300), "-" * 256 + "x")).splitlines()
     assert next(line for line in lines if "piece" in line).index("built by") < 60
     assert next(line for line in lines if "-----" in line).index(": ") > 128
 
@@ -545,7 +545,7 @@ def test_a_long_piece_pushes_only_its_own_line():
 def test_render_wraps_long_histories():
     word = b"abcdefghijklmnopqrstuvwxyz"
     tokenizer = Tokenizer([(word[:i], word[i : i + 1]) for i in range(1, 26)])
-    shown = view.render(view.tokens(tokenizer, word.decode()))
+    shown = view.render(view.tokenize(tokenizer, word.decode()))
     assert max(map(len, shown.splitlines())) <= view.WIDTH
     assert [rank for rank in range(25) if f"{rank}: {word[: rank + 1].decode()} + " not in shown] == []
 

@@ -14,12 +14,13 @@ from tinygpt.data import Windows
 from tinygpt.distributed import Machine, choose_machine
 from tinygpt.errors import UserError
 from tinygpt.evaluate import Score
+from tinygpt.health import snapshot_steps
 from tinygpt.loss import TrainingLoss
 from tinygpt.model import TinyGPT
 from tinygpt.records import read
 from tinygpt.session import check_device
 from tinygpt.storage import sha256
-from tinygpt.train import gather_gradient, set_up, snapshot_steps, stop_early, train
+from tinygpt.train import gather_gradient, set_up, stop_early, train
 
 
 def digest(model):

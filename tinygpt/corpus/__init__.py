@@ -49,7 +49,9 @@ class Corpus:
 
 
 @dataclass
-class _Split:
+class Split:
+    """Which documents are learnt from and which are held out, by what rule and why."""
+
     train: Documents
     val: Documents
     rule: str  # "by document", "tail", "given" or "none"
@@ -83,16 +85,16 @@ def load(
     reader = Reader(newlines, encoding, stdin)
     everything, val_documents = Documents(), Documents()
     read = [source for name in sources for source in reader.read(name, everything)]
-    documents = _unique(everything)
+    documents = unique(everything)
     duplicates = len(everything) - len(documents)
     del everything
     if not documents:
         raise UserError(f"{_names(sources)} holds no text, only empty lines; give at least a few sentences.", BAD_INPUT)
     val_read = reader.read(val, val_documents) if val is not None else []
     if val is not None:
-        split = _given(documents, _unique(val_documents), shown(val))
+        split = _given(documents, unique(val_documents), shown(val))
     else:
-        split = _split(documents, val_fraction, val_max_bytes, seed)
+        split = split_documents(documents, val_fraction, val_max_bytes, seed)
     del documents
     report = _report(read, val_read, split, duplicates)
     notices = reader.notices() + _notices(report, duplicates) + split.notices
@@ -158,7 +160,7 @@ def _check_arguments(
         raise UserError("standard input (-) is named twice, but it can be read only once; name a file.", USAGE)
 
 
-def _unique(documents: Documents) -> Documents:
+def unique(documents: Documents) -> Documents:
     """The first of equal documents, in order."""
     keys = np.sort(documents.keys())
     if not (keys[1:] == keys[:-1]).any():  # mostly; which ones are equal takes four times the memory to find
@@ -166,7 +168,7 @@ def _unique(documents: Documents) -> Documents:
     return documents.chosen(np.sort(np.unique(documents.keys(), return_index=True)[1]))
 
 
-def _given(documents: Documents, val: Documents, name: str) -> _Split:
+def _given(documents: Documents, val: Documents, name: str) -> Split:
     if not val:
         raise UserError(f"the validation text {name} holds no text; give a file with a few sentences.", BAD_INPUT)
     train = documents.chosen(np.flatnonzero(~np.isin(documents.keys(), val.keys())))
@@ -174,15 +176,16 @@ def _given(documents: Documents, val: Documents, name: str) -> _Split:
         raise UserError(f"every training document stands in the validation text {name}; give another one.", BAD_INPUT)
     leaked = len(documents) - len(train)
     notice = f"removed {counted(leaked, 'training document')} found in the validation text {name} too."
-    return _Split(train, val, "given", f"the validation text is {name}", leaked, [notice] if leaked else [])
+    return Split(train, val, "given", f"the validation text is {name}", leaked, [notice] if leaked else [])
 
 
-def _split(documents: Documents, fraction: float, max_bytes: int, seed: int) -> _Split:
+def split_documents(documents: Documents, fraction: float, max_bytes: int, seed: int) -> Split:
+    """Set validation text aside, as `load` says; documents must differ from each other."""
     sizes = documents.sizes
     total = int(sizes.sum())
     wanted = min(int(fraction * total), max_bytes)
     if wanted == 0 and (fraction == 0 or max_bytes == 0):
-        return _Split(documents, Documents(), "none", "no validation text was asked for")
+        return Split(documents, Documents(), "none", "no validation text was asked for")
     if total - wanted >= MIN_TRAIN_BYTES:
         why_not = _too_coarse(sizes, total)
         held_out = np.zeros(len(sizes), dtype=bool)
@@ -190,16 +193,16 @@ def _split(documents: Documents, fraction: float, max_bytes: int, seed: int) -> 
             held_out[_by_document(documents, sizes, wanted, seed)] = True
         if sizes[held_out].sum() >= FAR * wanted:
             train, val = (documents.chosen(np.flatnonzero(which)) for which in (~held_out, held_out))
-            return _Split(train, val, "by document", f"{len(documents):,} documents, chosen by sha256 with seed {seed}")
+            return Split(train, val, "by document", f"{len(documents):,} documents, chosen by sha256 with seed {seed}")
         train, val = _tail(documents, sizes, wanted)
         reason = why_not or f"the documents are too long to make up {wanted:,} bytes"
         if train and val:
-            return _Split(train, val, "tail", f"the last part of the text, because {reason}")
+            return Split(train, val, "tail", f"the last part of the text, because {reason}")
     reason = f"the text has {counted(total, 'byte')}, and at least {MIN_TRAIN_BYTES} must remain for training"
     notice = (
         f"no validation text was set aside: {reason}; over-fitting stays invisible, so give more text or --val FILE."
     )
-    return _Split(documents, Documents(), "none", reason, notices=[notice])
+    return Split(documents, Documents(), "none", reason, notices=[notice])
 
 
 def _too_coarse(sizes: Sizes, total: int) -> str:
@@ -266,7 +269,7 @@ def _entry(source: Source) -> dict[str, Any]:
     return {key: getattr(source, key) for key in ("name", "kind", "bytes", "sha256", "encoding")}
 
 
-def _report(read: list[Source], val_read: list[Source], split: _Split, duplicates: int) -> dict[str, Any]:
+def _report(read: list[Source], val_read: list[Source], split: Split, duplicates: int) -> dict[str, Any]:
     """What was read, as plain JSON; the figures are those of the training and validation text together."""
     characters = ascii_characters = longest_line = mojibake = 0
     distinct: set[str] = set()

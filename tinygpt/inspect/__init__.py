@@ -16,10 +16,11 @@ from typing import Any
 # Every public function: its module, what stands before its other arguments (m: a checkpoint, run: a whole run,
 # runs: several, "": nothing), and what it gives, in a line.
 FUNCTIONS: dict[str, tuple[str, str, str]] = {
-    "architecture": ("trace", "m", "the boxes of the model: shapes, parameters, work, memory"),
+    "architecture": ("boxes", "m", "the boxes of the model: shapes, parameters, work, memory"),
     "forward": ("trace", "m", "named activations of a prompt"),
-    "explain": ("trace", "m", "one cell of an activation as the sum that it is"),
+    "explain": ("cells", "m", "one cell of an activation as the sum that it is"),
     "corpus_stats": ("tokens", "run", "what is in a text, and what its split leaks"),
+    "corpus_text": ("tokens", "run", "the beginning of a text, to read and to edit"),
     "tokenize": ("tokens", "m", "pieces, ids, bytes and the merges that built each piece"),
     "replay": ("tokens", "m", "a text after the first merges alone"),
     "merge_tree": ("tokens", "m", "how one token was built"),
@@ -44,6 +45,7 @@ FUNCTIONS: dict[str, tuple[str, str, str]] = {
     "records": ("dynamics", "run", "what a run wrote down while it trained"),
     "checkpoints": ("dynamics", "run", "the steps whose weights can be looked at"),
     "health": ("dynamics", "run", "spikes, norms and updates of each layer over the training"),
+    "tables": ("dynamics", "m", "how far the model is from counting tokens, and from counting pairs"),
     "over_time": ("dynamics", "run", "any function of a checkpoint over all checkpoints"),
     "compare": ("dynamics", "runs", "runs side by side: settings and figures"),
 }

@@ -19,6 +19,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,7 +91,11 @@ def _written(bound: inspect.BoundArguments, signature: inspect.Signature) -> str
         parameter = signature.parameters[name]
         if parameter.default is not parameter.empty and value == parameter.default:
             continue
-        shown = f"ti.load({value.reference!r})" if hasattr(value, "reference") else repr(value)
+        shown = repr(value)
+        if hasattr(value, "reference"):  # a checkpoint
+            shown = f"ti.load({value.reference!r})"
+        elif isinstance(folder := getattr(value, "folder", None), Path):  # a run
+            shown = repr(folder.as_posix())
         words.append(shown if parameter.default is parameter.empty and i == len(words) else f"{name}={shown}")
     return ", ".join(words)
 
@@ -122,13 +127,24 @@ def arguments_of(function: Callable[..., Result], given: Mapping[str, Any]) -> d
     return arguments
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that an annotation allows."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _words(kind: Any) -> list[str]:
+    """The texts that a Literal allows."""
+    values = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    return [value for value in values if isinstance(value, str)]
+
+
 def _takes_text(hint: Any) -> bool:
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return str in kinds
+    return any(kind is str or _words(kind) for kind in _kinds(hint))
 
 
 def _called(hint: Any) -> str:
     """An annotation in words: "a whole number", "a number", ..."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return " or ".join(names.get(kind, "a JSON list or object") for kind in kinds)
+    return " or ".join(
+        " or ".join(map(repr, _words(kind))) or names.get(kind, "a JSON list or object") for kind in _kinds(hint)
+    )

@@ -5,33 +5,28 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import tinygpt
-from tinygpt.display import safe_text
-from tinygpt.errors import UserError, did_you_mean
+from tinygpt import web
+from tinygpt.errors import UserError
 from tinygpt.inference import Continuation, encode_prompt
 from tinygpt.serve import protocol
-from tinygpt.serve.engine import SHUTTING_DOWN, Closing, Engine, Full, Ticket
-from tinygpt.serve.protocol import ApiError, Asked, AskedT, ChatAsked, Choice, CompletionAsked, Completions
+from tinygpt.serve.engine import Closing, Engine, Full, Ticket
+from tinygpt.serve.protocol import Asked, AskedT, ChatAsked, Choice, CompletionAsked, Completions
 from tinygpt.tokenizer import Tokenizer
+from tinygpt.web import PLAIN_HEADERS, SHUTTING_DOWN, ApiError, json_response, plain_app, refusal
 
 BODY_BYTES, BODY_S = 1 << 20, 30.0  # largest body, and the time that a client has for sending it
-HEADER_BYTES = 64 << 10  # of one request
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
 LOGGER = logging.getLogger("tinygpt.serve")
 
 
@@ -183,7 +178,7 @@ class Answer(Response):
         none = {"usage": None} if self.usage_wanted else {}
 
         async def tell(value: Any) -> None:
-            data = value if isinstance(value, bytes) else protocol.write_json(value)
+            data = value if isinstance(value, bytes) else web.write_json(value)
             await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
         try:
@@ -204,87 +199,22 @@ class Answer(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-PLAIN_HEADERS = {"x-content-type-options": "nosniff"}
-
-
-def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer."""
-    return Response(
-        protocol.write_json(value), status, {**PLAIN_HEADERS, **(headers or {})}, media_type="application/json"
-    )
-
-
-def refusal(error: ApiError, close: bool = False) -> Response:
-    """The answer for an error; `close` ends the connection, where a body was not read."""
-    headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status, {})
-    return json_response(error.body(), error.status, headers | ({"connection": "close"} if close else {}))
-
-
 # --- who may ask -----------------------------------------------------------------------------------------------------
 
 
-class Guard:
-    """Around the application: checks Host, Origin, key and kind of body before anything is read; one line of log."""
+class Guard(web.Guard):
+    """Counts what it refuses, and asks for the key."""
 
     def __init__(self, app: ASGIApp, served: Served) -> None:
-        self.app, self.served = app, served
-        self.hosts = {*LOCAL, *(host.lower() for host in served.allowed_hosts)}
+        super().__init__(app, LOGGER, served.allowed_hosts, served.cors)
+        self.served = served
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        status, began = 0, time.perf_counter()
+    def note_refusal(self) -> None:
+        self.served.outcomes["refused"] += 1
 
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if self.served.cors:
-                    message["headers"] = [*message.get("headers", []), *self.cors_headers()]
-            await send(message)
-
-        headers = headers_of(scope)
-        try:
-            preflight = self.served.cors and scope["method"] == "OPTIONS"
-            self.check(scope, headers, keyless=bool(preflight))
-            if preflight:
-                await Response(status_code=204)(scope, receive, noting)
-            else:
-                await self.app(scope, receive, noting)
-        except ApiError as error:
-            await refusal(error, close=scope["method"] == "POST")(scope, receive, noting)
-        except asyncio.CancelledError:  # the grace is over, and the body has not come or the answer was not read
-            if not status:
-                await refusal(ApiError(503, f"{SHUTTING_DOWN}."), close=True)(scope, receive, noting)
-        except Exception:
-            LOGGER.exception("an answer failed")
-            if not status:
-                await refusal(ApiError(500, "the server made a mistake; its log says more."))(scope, receive, noting)
-        finally:
-            if 400 <= status < 500 or status == 503:
-                self.served.outcomes["refused"] += 1
-            seconds = time.perf_counter() - began
-            path = safe_text(scope["path"][:200], lines=False)
-            LOGGER.info("%s %s %s %.0f ms", scope["method"], path, status or "left", 1e3 * seconds)
-
-    def check(self, scope: Scope, headers: dict[str, str], keyless: bool) -> None:
-        """ApiError for a request that must not be answered."""
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:  # h11 lets one piece pass
-            raise ApiError(400, f"the headers are larger than {HEADER_BYTES:,} bytes.")
-        host = headers.get("host", "")
-        if not self.allowed(host):
-            raise ApiError(
-                403, f"Host {host[:100]!r} is not allowed; start the server with --allowed-host to allow it."
-            )
-        origin = headers.get("origin")
-        if origin is not None and not (self.served.cors and origin == self.served.cors):
-            parts = split_origin(origin)
-            if parts is None or not self.allowed(parts):
-                raise ApiError(
-                    403, f"Origin {origin[:100]!r} is not allowed; start the server with --cors to allow it."
-                )
+    def check_key(self, scope: Scope, headers: dict[str, str]) -> None:
         key = self.served.api_key
-        if key and not keyless and scope["path"].startswith("/v1"):
+        if key and scope["path"].startswith("/v1"):
             scheme, _, word = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(
                 word.strip(" \t").encode("latin-1"),
@@ -292,55 +222,11 @@ class Guard:
             ):
                 raise ApiError(401, "the API key is missing or wrong: send 'Authorization: Bearer KEY'.", None,
                                "invalid_api_key")  # fmt: skip
-        if (
-            scope["method"] == "POST"
-            and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json"
-        ):
-            raise ApiError(415, "Content-Type must be application/json.")
-
-    def allowed(self, host: str) -> bool:
-        """Whether a host, with or without a port, is on the list."""
-        name = re.sub(r":[0-9]+$", "", host.lower())
-        return name in self.hosts or ("*" in self.hosts and name != "")
-
-    def cors_headers(self) -> list[tuple[bytes, bytes]]:
-        """What lets the pages of one origin use the server."""
-        return [
-            (b"access-control-allow-origin", self.served.cors.encode()), (b"vary", b"Origin"),
-            (b"access-control-allow-methods", b"GET, POST"),
-            (b"access-control-allow-headers", b"Authorization, Content-Type"),
-        ]  # fmt: skip
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    """Headers by lower-case name; of one that comes twice the last."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def split_origin(origin: str) -> str | None:
-    """host[:port] of an http origin; None for null and all else."""
-    try:
-        parts = urlsplit(origin)
-        good = parts.scheme in ("http", "https") and parts.netloc and not (parts.path or parts.query or parts.fragment)
-        return parts.netloc if good and "@" not in parts.netloc else None
-    except ValueError:
-        return None
 
 
 async def read_body(request: Request) -> bytes:
     """The whole body. ApiError beyond BODY_BYTES or BODY_S."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_BYTES:
-                    raise ApiError(413, f"the body is larger than {BODY_BYTES:,} bytes; send a shorter prompt.")
-    except TimeoutError:
-        raise ApiError(408, f"the body did not come within {BODY_S:g} seconds.") from None
-    except ClientDisconnect:
-        raise ApiError(400, "the client left before its body was whole.") from None
-    return bytes(body)
+    return await web.read_body(request, BODY_BYTES, BODY_S)
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -348,26 +234,9 @@ async def read_body(request: Request) -> bytes:
 
 def make_app(served: Served) -> Guard:
     """The ASGI application that serves one model."""
-    app = FastAPI(
-        title="tinygpt", version=tinygpt.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
-        description="OpenAI's API for one tiny language model.",
-    )  # fmt: skip
-
-    @app.exception_handler(ApiError)
-    async def on_api_error(request: Request, error: ApiError) -> Response:
-        return refusal(error, close=error.status in (408, 413))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> Response:
-        where = safe_text(request.url.path[:200])
-        known = [getattr(route, "path", "") for route in app.routes]
-        says = {
-            404: f"there is no {where}{did_you_mean(where, known)}.",
-            405: f"{request.method} is not what {where} takes.",
-        }
-        message = says.get(error.status_code, str(error.detail))
-        headers = dict(error.headers or {})
-        return json_response(ApiError(error.status_code, message).body(), error.status_code, headers)
+    app = plain_app(
+        title="tinygpt", version=tinygpt.__version__, description="OpenAI's API for one tiny language model."
+    )
 
     def check_model(name: str | None) -> None:
         if name is not None and name != served.name:

@@ -24,10 +24,10 @@ from torch import Tensor
 from tinygpt.inference import Chance, Continuation
 from tinygpt.model import KVCache, TinyGPT
 from tinygpt.sampling import log_probabilities
+from tinygpt.web import SHUTTING_DOWN
 
 MOST_UNREAD = 4096  # pieces that wait for one client before it is dropped, far below 1 MiB of text
 JOINING_ROWS = 256  # of prompts in one step: longer ones wait, so that running texts are not held up for long
-SHUTTING_DOWN = "the server is shutting down"  # a failure that is none of the model
 LOGGER = logging.getLogger("tinygpt.serve")
 
 

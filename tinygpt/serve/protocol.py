@@ -6,7 +6,6 @@ of answer, `Completions` and `Chat`, say the same in two ways. Source: https://p
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
@@ -19,27 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinygpt.sampling import Sampling
 from tinygpt.tokenizer import SPECIALS
+from tinygpt.web import ApiError, read_json
 
-MAX_DEPTH = 32  # of nested JSON
 MAX_CHOICES = 32  # prompts * n of one request
 LARGEST = 2**31 - 1
 BETWEEN_MESSAGES = "\n\n"  # a base model continues the messages as one text
 
 Chances = list[dict[str, Any]]  # one per token, as Continuation.chances_told writes them
-
-
-class ApiError(Exception):
-    """A request that cannot be answered: HTTP status, and the fields of OpenAI's error object."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
-
-    def body(self) -> dict[str, Any]:
-        """{"error": {...}}"""
-        kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-        kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -179,44 +164,6 @@ def read_request(kind: type[AskedT], body: bytes) -> AskedT:
 
 
 FIELDS = {name for kind in (CompletionAsked, ChatAsked, StreamOptions, Message, TextPart) for name in kind.model_fields}
-
-
-def read_json(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no Infinity, at most MAX_DEPTH deep; 5.0 is the integer 5. ApiError (400) else."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no JSON number")
-
-    def finite(word: str) -> float | int:
-        number = float(word)
-        if abs(number) == float("inf"):
-            refuse(word[:20])
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
-
-    try:
-        text = body.decode()
-        if deepest(text) > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        return json.loads(text, parse_constant=refuse, parse_float=finite)
-    except ValueError as error:  # also what UnicodeDecodeError and JSONDecodeError are
-        raise ApiError(400, f"the body is no valid JSON: {error}.") from None
-
-
-def deepest(text: str) -> int:
-    """How deep brackets nest in JSON text, brackets in strings not counted. O(n): no string is tried twice."""
-    depth = most = 0
-    for token in re.finditer(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', text, re.DOTALL):
-        if token[0] in "[{":
-            depth += 1
-            most = max(most, depth)
-        elif token[0] in "]}":
-            depth -= 1
-    return most
-
-
-def write_json(value: Any) -> bytes:
-    """JSON in UTF-8; half a surrogate pair, which a request may hold and an error quote, stays an escape."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ export function announce(text) {
 export function number(x, digits = 3) {
   if (x === null || x === undefined || Number.isNaN(x)) return "–";
   if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
+  if (x === 0) return "0"; // −0 too
   if (Number.isInteger(x)) return x.toLocaleString("en").replace("-", "−");
   const size = Math.abs(x);
   const shown = size >= 1000 ? Math.round(x).toLocaleString("en")

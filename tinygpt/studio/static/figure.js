@@ -5,7 +5,7 @@ import {announce, h, number} from "./dom.js";
 /** A figure in `parent`. `show(reply, drawing, table)` fills it; table: {columns: [...], rows: [[...]]} or a function. */
 export function figure(parent, title, note = "") {
   const body = h("div", {class: "drawing"}), below = h("div", {class: "below"});
-  const caption = h("figcaption", {}, h("h3", {}, title));
+  const caption = h("figcaption", {}, h("h2", {}, title));
   const python = button("Python", () => pythonOf(element.reply)), table = button("Table", () => tableOf(element.table));
   const tools = h("div", {class: "tools"}, python, table);
   const element = h("figure", {class: "figure"}, h("div", {class: "head"}, caption, tools), note && h("p", {class: "note"}, note), body, below);
@@ -37,7 +37,7 @@ export function figure(parent, title, note = "") {
     element.classList.add("failed");
     for (const tool of tools.children) tool.disabled = true;
   };
-  element.title = (text) => { caption.firstChild.textContent = text; };
+  element.rename = (text) => { caption.firstChild.textContent = text; }; // `title` is an attribute of every element
   parent?.append(element);
   return element;
 }

@@ -1,23 +1,27 @@
 // Curves over training steps or positions. Lines differ by dash and by their name at the end, not by colour alone.
 
 import {LINES} from "./colour.js";
-import {announce, h, number, s} from "./dom.js";
+import {announce, h, millions, number, s} from "./dom.js";
 
 const HEIGHT = 260, TOP = 14, BOTTOM = 34;
 
 /**
- * lines({label, xName, yName, onpick}): an element; `update({series, marks, points, logX, logY, cursor})` draws.
+ * lines({label, xName, yName, onpick}): an element; `update({series, marks, points, logX, logY, cursor})` draws;
+ * there xName and yName can be given anew.
  *
  * series: [{name, points: [[x, y], ...], faint}]; marks: [[name, y], ...] horizontal; points: [{x, y, name}] to click;
- * cursor: an x that is shown (the slider's step). Arrow keys walk from point to point.
+ * cursor: an x that is shown (the slider's step); ticksX: where the axis is written, else round numbers. Arrow keys walk
+ * from point to point.
  */
 export function lines({label, xName = "step", yName = "", onpick}) {
   const element = h("div", {class: "lines"}), said = h("p", {class: "said", "aria-hidden": "true"}), holder = h("div", {class: "scroll"});
   element.append(holder, said);
+  const usual = {xName, yName};
   let data = null, at = null;
 
   element.update = (next) => {
-    data = {marks: [], points: [], logX: false, logY: false, ...next};
+    data = {marks: [], points: [], logX: false, logY: false, ...usual, ...next};
+    ({xName, yName} = data);
     draw();
   };
 
@@ -30,20 +34,22 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       return;
     }
     const ends = data.series.map((line) => line.name).concat(data.marks.map(([name]) => name));
-    const right = Math.min(150, 14 + 7 * Math.max(...ends.map((name) => name.length)));
+    const right = Math.min(150, 16 + 7.8 * Math.max(...ends.map((name) => name.length)));
     const left = 52;
     const fx = (x) => (data.logX ? Math.log10(x + 1) : x), fy = (y) => (data.logY ? Math.log10(y) : y);
     const xs = all.map(([x]) => fx(x)), ys = all.map(([, y]) => fy(y)).concat(data.marks.filter(([, y]) => usable(y, data.logY) && !data.zoom).map(([, y]) => fy(y)));
     const [x0, x1] = span(xs), [y0, y1] = span(ys, 0.04);
     const px = (x) => left + ((fx(x) - x0) / (x1 - x0)) * (width - left - right), py = (y) => HEIGHT - BOTTOM - ((fy(y) - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
     const svg = s("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, tabindex: "0", role: "img", "aria-label": `${label}. ${data.series.map((line) => `${line.name}: ${number(line.points.at(-1)?.[1])} at ${xName} ${number(line.points.at(-1)?.[0])}`).join("; ")}. Arrow keys walk along the curve.`});
-    for (const tick of ticks(y0, y1, data.logY)) {
-      const y = HEIGHT - BOTTOM - ((tick - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
-      svg.append(s("line", {x1: left, x2: width - right, y1: y, y2: y, class: "grid"}), s("text", {x: left - 6, y: y + 4, class: "tick end"}, number(data.logY ? 10 ** tick : tick)));
+    for (const tick of data.logY ? logTicks(10 ** y0, 10 ** y1) : ticks(y0, y1)) {
+      svg.append(s("line", {x1: left, x2: width - right, y1: py(tick), y2: py(tick), class: "grid"}), s("text", {x: left - 6, y: py(tick) + 4, class: "tick end"}, short(tick)));
     }
-    for (const tick of ticks(x0, x1, data.logX)) {
-      const x = left + ((tick - x0) / (x1 - x0)) * (width - left - right);
-      svg.append(s("text", {x, y: HEIGHT - BOTTOM + 16, class: "tick middle"}, number(data.logX ? Math.round(10 ** tick - 1) : tick)));
+    const most = Math.max(2, Math.min(6, Math.floor((width - left - right) / 80)));
+    let written = -Infinity;
+    for (const tick of data.ticksX ?? (data.logX ? logTicks(10 ** x0 - 1, 10 ** x1 - 1, most) : ticks(x0, x1, most))) {
+      if (px(tick) - written < 34) continue;
+      written = px(tick);
+      svg.append(s("text", {x: px(tick), y: HEIGHT - BOTTOM + 16, class: "tick middle"}, short(tick)));
     }
     svg.append(s("text", {x: (left + width - right) / 2, y: HEIGHT - 3, class: "tick middle"}, xName + (data.logX ? " (log)" : "")), s("text", {x: 4, y: TOP - 2, class: "tick"}, yName + (data.logY ? " (log)" : "")));
     const labels = [];
@@ -111,13 +117,24 @@ function span(values, margin = 0) {
   return [low - margin * (high - low), high + margin * (high - low)];
 }
 
-function ticks(low, high, log) {
-  if (log && high - low >= 1) return Array.from({length: Math.floor(high) - Math.ceil(low) + 1}, (_, i) => Math.ceil(low) + i);
-  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((m) => m * power >= rough) * power;
+/** About `count` round numbers from low to high. */
+function ticks(low, high, count = 5) {
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((m) => m * power >= rough) * power;
   const found = [];
   for (let x = Math.ceil(low / step) * step; x <= high + 1e-9; x += step) found.push(Math.abs(x) < step / 1e6 ? 0 : x);
   return found;
 }
+
+/** Round numbers for a logarithmic axis: 1, 2, 5 of each power of ten if there is room, else powers alone; 0 if it is there. */
+function logTicks(low, high, count = 6) {
+  const found = low <= 0 ? [0] : [], from = Math.floor(Math.log10(Math.max(low, high / 1e9, 1e-12)));
+  const powers = Array.from({length: Math.ceil(Math.log10(high)) - from + 1}, (_, i) => from + i);
+  const inside = (digits) => powers.flatMap((power) => digits.map((digit) => digit * 10 ** power)).filter((x) => x >= Math.max(low * 0.999, low <= 0 ? 1 : 0) && x <= high * 1.001);
+  const [fine, coarse] = [inside([1, 2, 5]), inside([1])];
+  return found.concat(fine.length <= count + 2 || coarse.length < 2 ? fine : coarse);
+}
+
+const short = (x) => (Math.abs(x) >= 10000 ? millions(x).replace(/\.0+(?= )/, "") : number(x));
 
 /** The series as a table. */
 export const linesTable = (xName, series) => () => {
