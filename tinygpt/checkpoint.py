@@ -3,6 +3,7 @@
     checkpoints/step-00000500/{model.safetensors, optim.safetensors, state.json, MANIFEST.json}
     checkpoints/LATEST  BEST         names of folders; hints for people, the loader does not look at them
     snapshots/step-00000500.safetensors   weights alone, for looking back over the training
+    start.safetensors                     the weights that a run begins with, if they come from another model
 
 MANIFEST.json is written last and holds size and sha256 of every file, so a checkpoint with a valid manifest is
 complete. Only safetensors and JSON are read: no file here can run code.
@@ -55,6 +56,7 @@ from tinygpt.storage import (
 FORMAT_VERSION = 2
 KEEP = 3  # newest checkpoints kept beside the best one
 FILES = ("model.safetensors", "optim.safetensors", "state.json")
+START = "start.safetensors"
 MANIFEST_BYTES = 1 << 16  # it has about 1,000
 KINDS: dict[str, Any] = {  # of the fields in state.json
     "int": int, "float": (int, float), "int | None": (int, type(None)), "float | None": (int, float, type(None)),
@@ -214,6 +216,26 @@ def load_snapshot(run: Path, step: int) -> Checkpoint | None:
     except ValueError as error:
         raise UserError(f"{run}: {error}.", NO_CHECKPOINT) from None
     return Checkpoint(path.stem, step, tensors, {}, Progress(step=step))
+
+
+def save_start(run: Path, tensors: dict[str, Tensor]) -> str:
+    """Write the weights that a run begins with; their digest, for config.json."""
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    check_room(run, len(data), "the weights to start from")
+    write_atomic(run / START, data)
+    return sha256(data)
+
+
+def load_start(run: Path, digest: str) -> dict[str, Tensor]:
+    """The weights that `save_start` wrote; UserError (exit 72) unless they are those."""
+    try:
+        with naming(START):
+            data = read_regular(run / START)
+            if sha256(data) != digest:
+                raise ValueError("it is damaged (its sha256 differs)")
+            return safetensors.torch.load(data)
+    except ValueError as error:
+        raise UserError(f"{run} cannot start: {error}; restore it, or start a new run.", NO_CHECKPOINT) from None
 
 
 def steps_kept(run: Path) -> list[int]:

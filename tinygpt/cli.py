@@ -193,14 +193,19 @@ def sort_words(words: list[str] | None) -> tuple[list[str], dict[str, str]]:
 
 def wishes(
     texts: list[str], assigned: dict[str, str], budget: tuple[float | None, int | None, float | None],
-    preset: str | None, val: str | None, config: Path | None, say: Any,
+    preset: str | None, val: str | None, config: Path | None, say: Any, origin: str | None = None,
 ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
     """The sources, and the options of `prepare.decide`, that a command line asks for."""
-    from tinygpt.config import DEFAULT_PRESET, read_toml, user_defaults
+    from tinygpt.config import DEFAULT_PRESET, OWNER, read_toml, user_defaults
     from tinygpt.plan import Budget
     from tinygpt.prepare import default_corpus
 
-    given = {**user_defaults(), **(read_toml(config) if config else {}), **assigned}
+    if origin is not None and preset is not None:
+        raise UserError(f"--preset {preset} cannot be chosen with --from: the shape is that of {origin}.")
+    defaults = user_defaults()
+    if origin is not None:  # of models made here; this one is there already
+        defaults = {name: value for name, value in defaults.items() if OWNER.get(name) != "model" and name != "start"}
+    given = {**defaults, **(read_toml(config) if config else {}), **assigned}
     checked = Budget(*budget)
     if budget != (None, None, None):
         if "max_steps" in assigned:
@@ -208,7 +213,7 @@ def wishes(
         given.pop("max_steps", None)  # the command line wins over the files
     return texts or [str(default_corpus(say))], {
         "preset": preset or DEFAULT_PRESET, "given": given, "budget": checked, "val": val, "say": say,
-        "command": shlex.join(["tinygpt", *sys.argv[1:]]),
+        "command": shlex.join(["tinygpt", *sys.argv[1:]]), "origin": origin,
     }  # fmt: skip
 
 
@@ -280,6 +285,7 @@ StepsOption = Annotated[int | None, typer.Option(help="Train this many steps.")]
 EpochsOption = Annotated[float | None, typer.Option(help="Train this many passes over the text.")]
 PresetOption = Annotated[str | None, typer.Option(help="Architecture: tutorial, gpt2 or modern (the default).")]
 ValOption = Annotated[str | None, typer.Option(help="Validation text of your own, instead of a part of TEXT.")]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="SOURCE", help="Start from another model: a RUN, or a folder of Hugging Face's (gpt2 or qwen3).")]  # fmt: skip
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 
 
@@ -292,6 +298,7 @@ def plan_command(
     preset: PresetOption = None,
     val: ValOption = None,
     config: ConfigOption = None,
+    origin: FromOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What train would do: measure this machine, choose every setting, say why; nothing is trained or written."""
@@ -301,7 +308,7 @@ def plan_command(
         print(sentence, file=sys.stderr if as_json else sys.stdout)
 
     texts, assigned = sort_words(words)
-    sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, say)
+    sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, say, origin)
     planned = decide(sources, **options)
     show(planned.to_dict(), plan_text(planned), as_json)
 
@@ -326,16 +333,27 @@ def train_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run named by --run, else the newest.")] = False,
     val: ValOption = None,
     config: ConfigOption = None,
+    origin: FromOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Sentences only, no progress.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Draw the curves in TensorBoard too.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="In Weights & Biases too (offline unless WANDB_MODE is set).")] = False,
+    trackio: Annotated[bool, typer.Option("--trackio", help="In trackio too.")] = False,
 ) -> None:  # fmt: skip
     """Train a model on your text, or on built-in stories if you name none.
 
     Settings by name: n_embd n_heads n_layers block_size vocab_size dropout batch_size lr weight_decay warmup_steps
     max_steps eval_every save_every log_every seed device ... (a wrong name lists them all).
     """
+    from tinygpt.tracking import refuse_missing, tracking
+
     texts, assigned = sort_words(words)
-    if resume and (texts or assigned or val or config or preset or (minutes, steps, epochs) != (None, None, None)):
-        raise UserError("--resume goes on with the run as it was planned and takes only --run and --quiet.")
+    if resume and (
+        texts or assigned or val or config or preset or origin or (minutes, steps, epochs) != (None, None, None)
+    ):
+        only = "takes only --run, --quiet, --tensorboard, --wandb and --trackio"
+        raise UserError(f"--resume goes on with the run as it was planned and {only}.")
+    sinks = [name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb), ("trackio", trackio)) if wanted]
+    refuse_missing(sinks)
     by_itself = os.environ.get("WORLD_SIZE", "1") in ("", "1")
     with contextlib.ExitStack() as stack:
         stack.enter_context(leaving_tidily())
@@ -364,14 +382,16 @@ def train_command(
                 for notice in [*notices, f"Device: {machine.why}"]:
                     display.say(notice)
             else:
-                sources, options = wishes(texts, assigned, (minutes, steps, epochs), preset, val, config, display.say)
+                budget = (minutes, steps, epochs)
+                sources, options = wishes(texts, assigned, budget, preset, val, config, display.say, origin)
                 opened, machine = prepare(folder, sources, ranks=ranks, **options)
             ranks.tell({"folder": str(folder), "device": machine.device.type, "bf16": machine.bf16})
         session = set_up(opened, machine, display, resume)
         with display:
             history = read(folder / METRICS) if ranks.first else []
             display.start(folder.name, opened.config.train.max_steps, opened.marks, history)
-            code = train(session)
+            with tracking(sinks if ranks.first else (), session.log, opened.to_dict(), display.say):
+                code = train(session)
         if not session.finished:
             display.say(f"Stopped at step {session.progress.step:,} and saved. "
                         f"Go on: tinygpt train --resume --run {folder.name}")  # fmt: skip

@@ -14,11 +14,12 @@ import torch
 import tinygpt
 from tinygpt import checkpoint
 from tinygpt.config import TrainConfig
+from tinygpt.display import safe_text
 from tinygpt.distributed import available_devices, choose_machine
 from tinygpt.errors import UserError
 from tinygpt.folders import is_locked, lock, owner
 from tinygpt.model import TinyGPT
-from tinygpt.runs import Run, open_run, steps_recorded
+from tinygpt.runs import Run, first_weights, open_run, steps_recorded
 
 OPTIONAL = {"pyarrow": "reading .parquet"}
 
@@ -82,7 +83,13 @@ def examine_run(folder: Path) -> dict[str, Any]:
     if not result["locked"]:  # a save may be going on otherwise
         relics = [str(path.relative_to(folder)) for path in checkpoint.leftovers(folder)]
         result["problems"] += [f"left over from an interrupted save: {name} (--repair removes it)" for name in relics]
-    return {**result, "max_steps": run.config.train.max_steps, "exit_code": exit_code}
+    try:
+        if run.origin:
+            first_weights(run, TinyGPT(run.config.model))
+    except UserError as error:
+        result["problems"].append(str(error))
+        exit_code = exit_code if result["begun"] else error.exit_code  # only a run without a checkpoint needs them
+    return {**result, "max_steps": run.config.train.max_steps, "began_with": run.began_with, "exit_code": exit_code}
 
 
 def begun(run: Run) -> bool:
@@ -108,6 +115,8 @@ def doctor_text(result: dict[str, Any]) -> str:
             lines.append(f"  {item['name']}  " + ("whole" if item["valid"] else f"NOT USABLE: {item['reason']}"))
         lines += [f"  removed {name}" for name in result.get("removed", [])]
         lines += [f"  problem: {problem}" for problem in result["problems"]] or ["  no problems"]
+        if result.get("began_with"):
+            lines.append(f"  began with the weights of {safe_text(result['began_with'])}")
         if result.get("begun") is False:
             lines.append(f"  no checkpoint yet: a resume starts at step 0 of {result['max_steps']:,}")
         if result.get("resume"):

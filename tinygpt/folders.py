@@ -29,7 +29,12 @@ DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 LOCK, OWNER = ".lock", ".owner.json"
 ASKING_S = 0.1  # for the lock: doctor holds it for an instant
 OWNER_S = 0.5  # that a message waits for the name of who has just taken the lock
-WRITTEN_FIRST = ("corpus.json", "tokenizer.json", "data")  # then config.json, and from there on it is a run
+WRITTEN_FIRST = (
+    "corpus.json",
+    "tokenizer.json",
+    "data",
+    "start.safetensors",
+)  # then config.json, and from there on it is a run
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

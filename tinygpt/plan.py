@@ -57,6 +57,7 @@ COMPILE_S = 25.0  # of the first time on a machine
 COMPILED_SAVES = 0.25  # of a step, about
 # expected_bits_per_byte: share of the pairs' cost after a million tokens, its fall, passes that are worth something
 TEXT_SHARE, TALES_SHARE, WORTHY_PASSES = (0.80, 0.055), (0.16, 0.6), 8.0
+FROM_RATE = 0.3  # of the usual rates, for weights that come from another model (LOG.md)
 FORWARD_SHARE = 1 / 3  # of a training step: the backward pass costs about twice the forward pass
 
 
@@ -110,6 +111,15 @@ def choose_shape(
         reasons.append(f"vocab_size {pieces}: in {text_bytes:,} bytes of text rarer pieces are {why}.")
     chosen = {name: value for name, value in chosen.items() if name not in given}
     return (chosen, reasons) if chosen else ({}, [])
+
+
+def choose_rates(config: Config, source: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Lower rates for weights that come from `source`, and why: they have less far to go (LOG.md)."""
+    usual = {"lr": config.train.lr, "muon_lr": config.train.muon_lr}
+    chosen = {name: rate * FROM_RATE for name, rate in usual.items() if name not in given and rate}
+    said = " ".join(f"{name} {rate:g}" for name, rate in chosen.items())
+    reasons = [f"{said}: {FROM_RATE:g} of the usual, because {source} has learnt something already."] if chosen else []
+    return chosen, reasons
 
 
 def choose_size(

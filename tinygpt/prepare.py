@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt import corpus as corpora
-from tinygpt.config import DEFAULT_PRESET, Config, DataConfig, make_config, to_dict
+from tinygpt.config import DEFAULT_PRESET, OWNER, Config, DataConfig, make_config, to_dict
 from tinygpt.corpus import Corpus, tales
 from tinygpt.corpus.documents import Documents
 from tinygpt.data import SAMPLE_TOKENS, Ids, Windows, encode
 from tinygpt.distributed import ALONE, Machine, Ranks, choose_machine
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import XZ_HISTORY_BYTES, baselines
+from tinygpt.inherit import Inherited, inherit
 from tinygpt.plan import (
     CALIBRATION_S,
     CALIBRATION_SHARE,
@@ -30,6 +31,7 @@ from tinygpt.plan import (
     Budget,
     Speed,
     affordable_tokens,
+    choose_rates,
     choose_shape,
     choose_size,
     choose_steps,
@@ -70,6 +72,7 @@ class Prepared:
     facts: dict[str, Any]  # beside the settings in config.json: reasons, baselines, floor, expectations, ...
     train_ids: Ids
     val_ids: Ids
+    origin: Inherited | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Settings and facts as they would stand in config.json."""
@@ -79,7 +82,9 @@ class Prepared:
 def prepare(folder: Path, sources: Sequence[str | Path], **options: Any) -> tuple[Run, Machine]:
     """Decide everything (`decide`, with its options) and write the run folder: the run and where it will compute."""
     p = decide(sources, **options)
-    return create(folder, p.config, p.tokenizer, p.corpus.report, p.facts, p.train_ids, p.val_ids), p.machine
+    weights = p.origin.weights if p.origin else None
+    run = create(folder, p.config, p.tokenizer, p.corpus.report, p.facts, p.train_ids, p.val_ids, weights)
+    return run, p.machine
 
 
 def decide(
@@ -92,13 +97,22 @@ def decide(
     command: str = "",
     say: Say = print,
     ranks: Ranks = ALONE,
+    origin: str | None = None,
 ) -> Prepared:
     """Read the sources, measure this machine and plan the run.
 
-    given: overrides by field name, as on the command line; they win over preset and planner. Raises UserError for
-    text or settings that cannot be used.
+    given: overrides by field name, as on the command line; they win over preset and planner. origin: SOURCE of another
+    model, whose shape, tokenizer and weights are kept. Raises UserError for text or settings that cannot be used.
     """
     given = dict(given or {})
+    inherited = None
+    if origin is not None:
+        refuse_shape(given, origin)
+        inherited = inherit(origin)
+        preset, given = inherited.preset, {**kept_fields(inherited), **given}
+        say(f"From: {parameter_count(inherited.model):,} parameters of {inherited.name}; shape and tokenizer stay.")
+        for notice in inherited.notices:
+            say(f"Note: {notice}")
     wanted = make_config(preset, given)  # settings that cannot be are refused before any work
     machine = choose_machine(wanted.train, ranks)
     say(f"Device: {machine.why}")
@@ -113,10 +127,13 @@ def decide(
     shape, reasons = choose_shape(preset, text_bytes, cpu_minutes, given)
     config = make_config(preset, {**shape, **given})
     every = math.ceil(text_bytes / TOKENIZER_BYTES)
-    tokenizer = train_tokenizer(corpus.train[::every], config.model.vocab_size)
+    kept = inherited and inherited.tokenizer
+    tokenizer = kept or train_tokenizer(corpus.train[::every], config.model.vocab_size)
     train_ids, val_ids = encode(corpus.train, tokenizer), encode(corpus.val, tokenizer)
-    learnt_from = "the text" if every == 1 else f"one document in {every} of the text"
-    say(f"Tokenizer: {tokenizer.vocab_size:,} pieces learnt from {learnt_from}, {len(train_ids):,} tokens, "
+    learnt = "learnt from the text" if every == 1 else f"learnt from one document in {every} of the text"
+    if kept:
+        learnt = f"as in {origin}"
+    say(f"Tokenizer: {tokenizer.vocab_size:,} pieces {learnt}, {len(train_ids):,} tokens, "
         f"{text_bytes / len(train_ids):.1f} bytes each.")  # fmt: skip
     if len(train_ids) < LEAST_TOKENS:
         raise UserError(
@@ -125,9 +142,19 @@ def decide(
             "use at least about 30 bytes, better 100,000.",
             BAD_INPUT,
         )
+    if inherited and len(train_ids) <= config.model.block_size:
+        raise UserError(
+            f"the text is too short for {origin}: {len(train_ids):,} training tokens, and its context of "
+            f"{config.model.block_size:,} needs {config.model.block_size + 1:,}; use more text.",
+            BAD_INPUT,
+        )
     block_size, shrunk = fit_block_size(config, len(train_ids), given)
     settled = {**shape, **given, "vocab_size": tokenizer.vocab_size, "block_size": block_size}
     settled["precision"] = "bf16" if machine.bf16 else "fp32"
+    if inherited:
+        rates, why_rates = choose_rates(config, inherited.name, given)
+        settled |= rates
+        reasons += why_rates
     config = make_config(preset, settled)
     windows = Windows(train_ids, block_size, config.train.seed)
 
@@ -155,7 +182,7 @@ def decide(
     config = make_config(preset, {**settled, **steps})
     parameters = parameter_count(config.model)
     expected_s = expected_seconds(config, speed, len(val_ids), machine.device.type)
-    expected_bpb = expected_bits_per_byte(compared, floor, config, windows)
+    expected_bpb = None if inherited else expected_bits_per_byte(compared, floor, config, windows)
     memory_bytes = expected_memory_bytes(config, machine, parameters)
     say(plan_line(config, windows, parameters, speed))
     say(expectation(expected_s, memory_bytes, expected_bpb))
@@ -166,8 +193,25 @@ def decide(
         "command": command, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.why,
         "reasons": reasons, "baselines": compared, "floor": floor, "expected_s": expected_s,
         "expected_memory_bytes": memory_bytes, "expected_bpb": expected_bpb, "parameters": parameters,
+        **({"from": inherited.facts} if inherited else {}),
     }  # fmt: skip
-    return Prepared(config, machine, tokenizer, corpus, facts, train_ids, val_ids)
+    return Prepared(config, machine, tokenizer, corpus, facts, train_ids, val_ids, inherited)
+
+
+def refuse_shape(given: Mapping[str, Any], origin: str) -> None:
+    """UserError for a setting that would change the model that training starts from."""
+    if fixed := [name for name in given if OWNER.get(name) == "model" and name != "dropout"]:
+        raise UserError(f"{fixed[0]}={given[fixed[0]]} cannot be chosen with --from: the shape is that of {origin}; "
+                        "of the model's fields only dropout is free.")  # fmt: skip
+    if given.get("start", "auto") != "auto":
+        raise UserError(
+            f"start={given['start']} cannot be chosen with --from: the first weights are those of {origin}."
+        )
+
+
+def kept_fields(inherited: Inherited) -> dict[str, Any]:
+    """The shape as settings that are given; dropout is for the planner."""
+    return {name: value for name, value in dataclasses.asdict(inherited.model).items() if name != "dropout"}
 
 
 def speed_of(config: Config, machine: Machine, seconds: float) -> Speed:

@@ -65,10 +65,14 @@ class Log:
         self.say = say
         self.waiting: list[tuple[str, bytes]] = []  # file and line, oldest first
         self.also: dict[str, Any] = {}  # fields of every metric
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # are given every metric too
 
     def metric(self, **fields: Any) -> None:
         """Append a train, eval, health or event record to metrics.jsonl."""
-        self._append(METRICS, encode_record({**fields, **self.also}))
+        record = {**fields, **self.also}
+        self._append(METRICS, encode_record(record))
+        for listen in self.listeners:
+            listen(record)
 
     def sample(self, **fields: Any) -> None:
         """Append a drawn text to samples.jsonl."""

@@ -33,6 +33,8 @@ def closing_report(run: Run, finished: bool = True) -> str:
         f"{config.model.vocab_size:,}; {last['step']:,} of {config.train.max_steps:,} steps, "
         f"{last['tokens'] / 1e6:.2f}M tokens, {duration(time_s)}.",
     ]
+    if run.began_with:
+        lines.append(f"It began with the weights of {safe_text(run.began_with)}.")
     if evals:
         best = min(evals, key=lambda r: r["val_bpb"])
         lines += ["", f"Validation: {best['val_bpb']:.3f} bits per byte at step {best['step']:,}; to compare:"]
@@ -163,6 +165,7 @@ def compare_text(result: dict[str, Any]) -> str:
         ["tokens", *(f"{row['tokens'] / 1e6:.2f}M" for row in rows)],
         ["time", *("-" if row["time_s"] is None else duration(row["time_s"]) for row in rows)],
         ["parameters", *(figure(row["parameters"], ",") for row in rows)],
+        *([["began with", *(row["began_with"] or "-" for row in rows)]] if any(r["began_with"] for r in rows) else []),
         *([name, *(str(value) for value in values)] for name, values in result["settings"].items()),
     ]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

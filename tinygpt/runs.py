@@ -1,6 +1,6 @@
 """What is in a run folder: make it, read it back.
 
-    runs/<name>/  config.json corpus.json tokenizer.json data/{train,val}.tokens
+    runs/<name>/  config.json corpus.json tokenizer.json data/{train,val}.tokens (start.safetensors)
                   metrics.jsonl samples.jsonl checkpoints/ snapshots/
 
 config.json is written last, and a folder without it is no run, so a half-made run does not exist.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
+from torch import Tensor
 
 import tinygpt
 from tinygpt import checkpoint
@@ -27,6 +29,7 @@ from tinygpt.errors import BAD_CONFIG, UserError
 from tinygpt.folders import WRITTEN_FIRST, refuse_existing, resolve
 from tinygpt.model import TinyGPT
 from tinygpt.records import METRICS, read
+from tinygpt.start import start_from_pairs, starts_from_pairs
 from tinygpt.storage import canonical, read_json, remove_if_possible, write_atomic
 from tinygpt.tokenizer import BOS, EOS, Tokenizer
 
@@ -50,6 +53,22 @@ class Run:
         """What to hold a validation figure against, by name [bits/byte]: baselines, and the floor if it is known."""
         return {**self.facts["baselines"], **({"floor": self.facts["floor"]} if self.facts["floor"] else {})}
 
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """{"source", "step", "sha256"} of the weights that it began with, if they came from another model."""
+        return self.facts.get("from")
+
+    @property
+    def began_with(self) -> str:
+        """The same in words: "letters, step 400", "" for a run from scratch."""
+        if self.origin is None:
+            return ""
+        return self.origin["source"] + ("" if self.origin["step"] is None else f", step {self.origin['step']:,}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and facts as they stand in config.json."""
+        return {**self.facts, **to_dict(self.config)}
+
     @functools.cached_property
     def digests(self) -> dict[str, str]:
         """What a checkpoint must have been made with."""
@@ -58,14 +77,19 @@ class Run:
 
 def create(
     folder: Path, config: Config, tokenizer: Tokenizer, corpus: dict[str, Any], facts: dict[str, Any],
-    train_ids: Ids, val_ids: Ids,
+    train_ids: Ids, val_ids: Ids, start: dict[str, Tensor] | None = None,
 ) -> Run:  # fmt: skip
-    """Write a new run folder, all or nothing. UserError if one of that name exists."""
+    """Write a new run folder, all or nothing. UserError if one of that name exists.
+
+    start: weights to begin with; facts["from"] says where they come from.
+    """
     refuse_existing(folder)
     libraries = {"numpy": np.__version__, "torch": torch.__version__, "tokenizers": tokenizers.__version__}
     versions = {"tinygpt": tinygpt.__version__, "python": platform.python_version(), **libraries}
-    stored = {"format_version": FORMAT_VERSION, "versions": versions, **facts, **to_dict(config)}
     try:
+        if start is not None:
+            facts = {**facts, "from": {**facts["from"], "sha256": checkpoint.save_start(folder, start)}}
+        stored = {"format_version": FORMAT_VERSION, "versions": versions, **facts, **to_dict(config)}
         write_atomic(folder / "corpus.json", canonical(corpus))
         tokenizer.save(folder / "tokenizer.json")
         write_tokens(folder / "data" / "train.tokens", train_ids, tokenizer)
@@ -107,10 +131,20 @@ def open_run(folder: Path) -> tuple[Run, list[str]]:
     missing = [name for name in ("baselines", "floor") if name not in facts]
     if missing:
         raise UserError(f"{folder}: config.json lacks {', '.join(missing)}; restore the original file.", BAD_CONFIG)
+    if not is_origin(facts.get("from")):
+        raise UserError(f"{folder}: config.json: from is no source, step and sha256; restore the file.", BAD_CONFIG)
     if not isinstance(corpus, dict):
         raise UserError(f"{folder}: corpus.json holds no report; restore the original file.", BAD_CONFIG)
     tokens = [read_tokens(folder / "data" / f"{part}.tokens", tokenizer) for part in ("train", "val")]
     return Run(folder, config, tokenizer, corpus, facts, *tokens), notices
+
+
+def is_origin(found: Any) -> bool:
+    """Whether this is nothing, or what `create` writes of a source."""
+    kinds: dict[str, Any] = {"source": str, "step": (int, type(None)), "sha256": str}
+    return found is None or (
+        isinstance(found, dict) and all(name in found and isinstance(found[name], kinds[name]) for name in kinds)
+    )
 
 
 def load(reference: str) -> tuple[Run, TinyGPT, checkpoint.Checkpoint, list[str]]:
@@ -121,6 +155,23 @@ def load(reference: str) -> tuple[Run, TinyGPT, checkpoint.Checkpoint, list[str]
     model = TinyGPT(run.config.model)
     checkpoint.load_model(model, loaded.model)
     return run, model.eval(), loaded, notices + rejected
+
+
+def first_weights(run: Run, model: TinyGPT) -> None:
+    """Weights before step 0: those of another model (--from), counted pairs, or the random ones that are there."""
+    if run.origin:
+        checkpoint.load_model(model, checkpoint.load_start(run.folder, run.origin["sha256"]))
+    elif starts_from_pairs(run.config.model, run.config.train.start):
+        start_from_pairs(model, run.train_ids)
+
+
+def at_step_0(run: Run, loss: float) -> str:
+    """What the first validation says about the first weights."""
+    nothing = f"knowing nothing, ln V, is {math.log(run.config.model.vocab_size):.2f}"
+    if run.origin:
+        return f"It starts from {run.began_with}: the loss is {loss:.2f} nats per token; {nothing}."
+    known = starts_from_pairs(run.config.model, run.config.train.start) * " (it starts from counted pairs)"
+    return f"Untrained, the loss is {loss:.2f} nats per token{known}; {nothing}."
 
 
 def documents(run: Run, part: str = "train") -> list[str]:

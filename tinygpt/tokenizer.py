@@ -105,7 +105,7 @@ class Tokenizer:
         self.vocab_size = len(self._bytes)
         self._histories: dict[int, tuple[Merge, ...]] = {}
         # The library is told of no special token, so that typed "<bos>" cannot become one.
-        pairs = [(_symbols(left), _symbols(right)) for left, right in self._ranks]
+        pairs = [(to_symbols(left), to_symbols(right)) for left, right in self._ranks]
         self._engine = _engine(tokenizers.models.BPE(vocab=self._vocabulary(), merges=pairs))
 
     @property
@@ -189,7 +189,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json as Hugging Face `tokenizers` reads it; equal tokenizers give equal bytes. Atomic."""
-        pairs = [[_symbols(left), _symbols(right)] for left, right in self._ranks]
+        pairs = [[to_symbols(left), to_symbols(right)] for left, right in self._ranks]
         model = {**_KIND["model"], "vocab": self._vocabulary(), "merges": pairs}
         rest = {"version": "1.0", "truncation": None, "padding": None, "decoder": _BYTE_LEVEL, "model": model}
         write_atomic(path, canonical({**_KIND, **rest}))
@@ -207,7 +207,7 @@ class Tokenizer:
         model = document["model"]
         try:
             pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-            tokenizer = cls((_from_symbols(left), _from_symbols(right)) for left, right in pairs)
+            tokenizer = cls((from_symbols(left), from_symbols(right)) for left, right in pairs)
             ours, theirs = tokenizer._vocabulary(), dict(model["vocab"])
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: vocabulary or merges are wrong ({error})", BAD_INPUT) from None
@@ -218,7 +218,7 @@ class Tokenizer:
         return tokenizer
 
     def _vocabulary(self) -> dict[str, int]:
-        names = [*SPECIALS, *map(_symbols, self._bytes[len(SPECIALS) :])]
+        names = [*SPECIALS, *map(to_symbols, self._bytes[len(SPECIALS) :])]
         return {name: id for id, name in enumerate(names)}
 
     def _history(self, id: int) -> tuple[Merge, ...]:
@@ -272,7 +272,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int = 2048) -> Tokeniz
     engine = _engine(tokenizers.models.BPE())
     engine.train_from_iterator(_training_texts(documents), trainer)
     merges = json.loads(engine.to_str())["model"]["merges"]
-    return Tokenizer((_from_symbols(left), _from_symbols(right)) for left, right in merges)
+    return Tokenizer((from_symbols(left), from_symbols(right)) for left, right in merges)
 
 
 def _engine(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
@@ -281,11 +281,11 @@ def _engine(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
     return engine
 
 
-def _symbols(data: bytes) -> str:
+def to_symbols(data: bytes) -> str:
     return "".join(_SYMBOL[byte] for byte in data)
 
 
-def _from_symbols(symbols: str) -> bytes:
+def from_symbols(symbols: str) -> bytes:
     return bytes(_BYTE[symbol] for symbol in symbols)
 
 

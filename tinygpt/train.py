@@ -31,9 +31,8 @@ from tinygpt.model import TinyGPT
 from tinygpt.optim import gradients_of, make_optimizer, newest_share, schedule
 from tinygpt.plan import SAMPLE_TOKENS, SNAPSHOTS
 from tinygpt.records import METRICS, Log, NoLog
-from tinygpt.runs import Run, steps_recorded
+from tinygpt.runs import Run, at_step_0, first_weights, steps_recorded
 from tinygpt.session import Clock, Session, changes_since, check_device, newest, restore, settings_of, surroundings
-from tinygpt.start import start_from_pairs, starts_from_pairs
 from tinygpt.storage import check_room
 
 RANKS_APART = 2_654_435_761  # 2^32 / golden ratio: seeds of ranks, of which the CPU uses 32 bits, stay far apart
@@ -63,8 +62,7 @@ def set_up(run: Run, machine: Machine, display: Display, resume: bool = False) -
     if ranks.tell(resume and bool(checkpoint.step_folders(run.folder / "checkpoints"))):
         go_on(s)
     else:
-        if starts_from_pairs(run.config.model, config.start):
-            start_from_pairs(model, run.train_ids)
+        first_weights(run, model)
         if resume:
             if steps_recorded(run) or checkpoint.lost_pointers(run.folder):
                 there = f"{run.folder} has records of {steps_recorded(run):,} steps, but no checkpoint"
@@ -217,11 +215,7 @@ def validate(s: Session) -> None:
     s.log.metric(**record)
     s.display.eval(record)
     if p.step == 0:
-        nothing = math.log(s.run.config.model.vocab_size)
-        known = starts_from_pairs(s.run.config.model, s.run.config.train.start) * " (it starts from counted pairs)"
-        s.display.say(
-            f"Untrained, the loss is {result.loss:.2f} nats per token{known}; knowing nothing, ln V, is {nothing:.2f}."
-        )
+        s.display.say(at_step_0(s.run, result.loss))
     s.clock.lap(p.step)
 
 

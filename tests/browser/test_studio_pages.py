@@ -46,7 +46,9 @@ def test_a_page_has_no_error_and_fits_wide_and_narrow_light_and_dark(watch, page
         assert watched.errors == [], here
         assert watched.strangers == [], here
         assert watched.page.locator("main .error").all_inner_texts() == [], here
-        assert len(watched.page.locator("main .about").first.inner_text().split()) > 12, f"{here}: it says what one looks at"
+        assert len(watched.page.locator("main .about").first.inner_text().split()) > 12, (
+            f"{here}: it says what one looks at"
+        )
         assert watched.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (
             f"{here}: scrolls sideways"
         )

@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported inside a function, where it is asked for; the package works without them.
 OPTIONAL = {
     "pyarrow": "parquet", "transformers": "hf", "gguf": "gguf", "onnx": "onnx", "onnxscript": "onnx",
-    "onnxruntime": "onnx",
+    "onnxruntime": "onnx", "tensorboard": "track", "trackio": "track", "wandb": "track",
 }  # fmt: skip
 # llama_cpp takes minutes to compile: the comparison is left out, and said to be, without it. triton comes with
 # PyTorch for CUDA: without it the formula computes the loss.

@@ -18,15 +18,17 @@ PACKAGE = Path(__file__).parents[2] / "tinygpt"
 LAYERS = {
     "": 0,  # tinygpt/__init__.py: the version
     "errors": 0, "storage": 0, "folders": 0, "display": 0, "config": 0, "records": 0,
+    "published": 1, "tracking": 1,
     "tokenizer": 1, "corpus": 1, "model": 1, "sampling": 1, "distributed": 1, "capture": 1, "kernels": 1, "native": 1,
     "data": 2, "loss": 2, "optim": 2, "inference": 2,
     "evaluate": 3, "checkpoint": 3, "start": 3, "chat": 3,
     "plan": 4, "runs": 4,
-    "session": 5, "prepare": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
-    "guards": 6, "health": 6, "report": 6, "web": 6,
-    "train": 7, "report_page": 7, "serve": 7, "studio": 7, "lab": 7, "learn": 7,
-    "cli": 8,
-    "__main__": 9,
+    "session": 5, "inherit": 5, "doctor": 5, "inspect": 5, "slots": 5, "export": 5,
+    "prepare": 6, "guards": 6, "health": 6, "web": 6,
+    "report": 7,
+    "train": 8, "report_page": 8, "serve": 8, "studio": 8, "lab": 8, "learn": 8,
+    "cli": 9,
+    "__main__": 10,
 }  # fmt: skip
 # Inside layer 0, the small ones at the bottom: an error and a file are needed to define a setting or a record.
 LAYER_0 = ["", "errors", "storage", "folders", "display", "config", "records"]

@@ -522,7 +522,7 @@ def test_a_checkpoint_where_only_a_run_can_be_meant_is_refused(folder: Path, wor
 
 def test_resume_takes_no_preset(folder: Path):
     outcome = tinygpt("train", "--resume", "--run", "a", "--preset", "gpt2")
-    assert outcome.code == 2 and "takes only --run and --quiet" in outcome.err
+    assert outcome.code == 2 and "takes only --run, --quiet, --tensorboard" in outcome.err
 
 
 def test_a_run_without_validation_text_recommends_no_eval(folder: Path):

@@ -35,7 +35,8 @@ def model_card(s: Source, to: str, folder: Path, advice: list[str], figures: dic
         "Configuration": fenced(canonical(to_dict(config)).decode().rstrip(), "json"),
         "Files": files_table(folder),
     }
-    about = (f"A language model of {s.model.parameter_count():,} parameters, trained from scratch by tinygpt: run "
+    how = f"trained on from {run.began_with}," if run.began_with else "trained from scratch"
+    about = (f"A language model of {s.model.parameter_count():,} parameters, {how} by tinygpt: run "
              f"{s.name}, preset {config.preset}, step {s.step:,}.")  # fmt: skip
     body = "\n\n".join(f"## {title}\n\n{section}" for title, section in sections.items())
     return f"{front_matter(s, to)}\n# {s.name}\n\n{about}\n\n{body}\n"
@@ -45,7 +46,7 @@ def front_matter(s: Source, to: str) -> str:
     """What the Hugging Face hub reads; JSON is YAML. No licence and no language: only the user can state those."""
     fields: dict[str, Any] = {"library_name": "transformers"} if to == "hf" else {}
     own_code = to == "hf" and not differences(s.run.config.model, "tutorial")
-    tags = ["tinygpt", "from-scratch", *(["custom_code"] if own_code else [])]
+    tags = ["tinygpt", *([] if s.run.origin else ["from-scratch"]), *(["custom_code"] if own_code else [])]
     fields |= {"pipeline_tag": "text-generation", "tags": tags}
     if record := evaluation(s):
         metrics = [{"type": "bits_per_byte", "name": "bits per byte", "value": record["val_bpb"]},
@@ -126,10 +127,11 @@ def samples(s: Source) -> str:
 def limits(s: Source) -> str:
     size, context = s.run.corpus["train"].get("bytes"), s.run.config.model.block_size
     text = f"{size:,} bytes of text" if size else "one text"
+    before = f", after whatever {s.run.began_with} has read," if s.run.began_with else ""
     return (
-        f"It has read {text} and nothing else: it writes in the manner of that text, knows no facts beyond it and gets "
-        "those in it wrong, cannot follow instructions, and may repeat passages by heart, private ones too. It sees at "
-        f"most {context} tokens, prompt and answer together; whoever runs it has to stay within them."
+        f"It has read {text}{before} and nothing else: it writes in the manner of that text, knows no facts beyond it "
+        "and gets those in it wrong, cannot follow instructions, and may repeat passages by heart, private ones too. "
+        f"It sees at most {context} tokens, prompt and answer together; whoever runs it has to stay within them."
     )
 
 

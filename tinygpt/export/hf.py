@@ -28,6 +28,7 @@ from tinygpt.errors import MISMATCH, UserError
 from tinygpt.export.origin import NEW_TOKENS, Source, greedy
 from tinygpt.export.shapes import shape_of
 from tinygpt.model import TinyGPT
+from tinygpt.published import GPT2_MATRICES, GPT2_NORMS, QWEN3_BLOCK
 from tinygpt.storage import canonical, read_regular, write_durable
 from tinygpt.tokenizer import BOS, EOS, PAD, SPECIALS
 
@@ -40,20 +41,6 @@ STRINGS = (  # what tokenizers like to disagree on
     "<bos>", "<eos> <pad>", "a<bos>b<eos>c", "<|endoftext|> <s> </s> [MASK]",
     "'there 'seven 'read 'vest 'llama 'may 'day 's I'LL", "x" * 300, "1" * 40,
 )  # fmt: skip
-
-# --- names: theirs -> ours -------------------------------------------------------------------------------------------
-
-QWEN3_BLOCK = {
-    "input_layernorm": "norm_1", "post_attention_layernorm": "norm_2", "self_attn.q_proj": "attention.query",
-    "self_attn.k_proj": "attention.key", "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
-    "self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm",
-    "mlp.gate_proj": "feed_forward.gate", "mlp.up_proj": "feed_forward.up", "mlp.down_proj": "feed_forward.down",
-}  # fmt: skip
-GPT2_NORMS = {"ln_1": "norm_1", "ln_2": "norm_2"}
-GPT2_MATRICES = {  # stored transposed; several of ours are one of theirs, side by side
-    "attn.c_attn": ("attention.query", "attention.key", "attention.value"), "attn.c_proj": ("attention.output",),
-    "mlp.c_fc": ("feed_forward.up",), "mlp.c_proj": ("feed_forward.down",),
-}  # fmt: skip
 
 
 def refuse(config: Config) -> None:

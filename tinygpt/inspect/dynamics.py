@@ -333,7 +333,7 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
             "run": run.folder.name, "val_bpb": best and best["val_bpb"], "best_step": best and best["step"],
             "steps": trained[-1]["step"] if trained else 0, "tokens": trained[-1]["tokens"] if trained else 0,
             "time_s": max((r["time_s"] for r in metrics if "time_s" in r), default=None),
-            "parameters": run.facts.get("parameters"),
+            "parameters": run.facts.get("parameters"), "began_with": run.began_with,
             "validation_sha256": run.corpus.get("val", {}).get("sha256"),
         })  # fmt: skip
     different = [name for name in settings[0] if len({repr(s[name]) for s in settings}) > 1]
