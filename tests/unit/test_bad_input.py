@@ -143,7 +143,7 @@ CASES = [
     ("a file as RUN", ["generate", "good.txt"], USAGE, "there is no run 'good.txt'"),
     ("pickle as RUN", ["generate", "model.pt"], UNSAFE, "model.pt may be a pickle"),
     ("RUN@bogus", ["generate", "base@bogus"], USAGE, "best, last or a step, not 'bogus'"),
-    ("RUN@step that is not there", ["generate", "base@99"], NO_CHECKPOINT, "of step 99 (steps there: 3, 2, 1)"),
+    ("RUN@step that is not there", ["generate", "base@99"], NO_CHECKPOINT, "of step 99 (steps there: 0, 1, 2, 3)"),
     ("no checkpoint", ["generate", "no_checkpoint"], NO_CHECKPOINT, "no valid checkpoint"),
     ("damaged checkpoints", ["generate", "damaged"], NO_CHECKPOINT, "model.safetensors has", "bytes instead of"),
     ("another version", ["generate", "version_2"], BAD_CONFIG, "format version 2", "version 1"),

@@ -149,7 +149,7 @@ def test_train_without_a_text_writes_the_built_in_corpus_and_keeps_one_that_is_t
         assert json.loads(Path("runs/tiny_corpus/config.json").read_text())["floor"] > 0.1
         Path("data/tiny_corpus.txt").write_text(story_text())
         again = tinygpt("train", *STEPS, *TINY)
-        assert again.code == 0 and "Wrote" not in again.out and "floor" not in again.out
+        assert again.code == 0 and "Wrote data" not in again.out and "floor" not in again.out
         assert Path("data/tiny_corpus.txt").read_text() == story_text()
         evaluated = tinygpt("eval", "tiny_corpus", "--tales", "3", "--json").json
     assert evaluated["floor"] > 0.1 and evaluated["tales"]["n"] == 3 and 0 <= evaluated["tales"]["consistent"] <= 1
