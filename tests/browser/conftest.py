@@ -57,8 +57,8 @@ def tinygpt(home: Path, *words: str) -> None:
 class Studio:
     """A running `tinygpt studio`: its address without and with the token of this start."""
 
-    def __init__(self, home: Path) -> None:
-        command = [sys.executable, "-m", "tinygpt", "studio", "--port", "0", "--no-browser"]
+    def __init__(self, home: Path, port: int = 0) -> None:
+        command = [sys.executable, "-m", "tinygpt", "studio", "--port", str(port), "--no-browser"]
         self.home = home
         self.process = subprocess.Popen(command, cwd=home, env=environment(home), stdout=subprocess.PIPE, text=True)
         printed = ""
@@ -74,6 +74,16 @@ class Studio:
         self.process.terminate()
         with self.process.stdout:
             return self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def own_studio(studio_home, tmp_path):
+    """A studio over runs of its own, for what leaves a trace in them, or stops it."""
+    shutil.copytree(studio_home, tmp_path / "home")
+    running = Studio(tmp_path / "home")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +104,10 @@ class Watched:
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("response", self._keep)
+        self.asking: set = set()
+        self.page.on("request", lambda r: self.asking.add(r) if r.resource_type != "eventsource" else None)
+        for end in ("requestfinished", "requestfailed"):
+            self.page.on(end, lambda r: self.asking.discard(r))
 
     def _route(self, route) -> None:
         if route.request.url.startswith(self.studio.address):
@@ -127,7 +141,15 @@ class Watched:
         """Until the page has drawn what it was asked for."""
         self.page.wait_for_selector("main h1")
         self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_function("!document.querySelector('[aria-busy]')")
+        self.page.wait_for_selector("[aria-busy]", state="detached")
+
+    def quiet(self, ms: int = 200) -> None:
+        """Until nothing has been asked for that long, and what was asked is drawn: after a key, not after a load."""
+        still = 0
+        while still < ms:
+            self.page.wait_for_timeout(40)
+            still = 0 if self.asking else still + 40
+        self.page.wait_for_selector("[aria-busy]", state="detached")
 
     def close(self) -> None:
         self.context.close()

@@ -413,6 +413,8 @@ def test_pages_and_files(studio):
     for path in ("/", *(f"/{page}" for page in studio.pages)):
         response = ask(studio, "GET", path)
         assert response.headers["content-type"] == "text/html; charset=utf-8" and "tinygpt studio" in response.text
+    astray = ask(studio, "GET", "/nowhere", headers={"accept": "text/html,*/*"})  # a browser gets a page that leads on
+    assert (astray.status_code, astray.content) == (404, studio.files["index.html"].read_bytes())
     kinds = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
     for name, path in studio.files.items():
         response = ask(studio, "GET", f"/static/{name}")

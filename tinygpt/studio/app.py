@@ -211,12 +211,14 @@ class Studio:
         @app.get("/{page}")
         async def page(page: str, request: Request) -> Response:
             if page not in self.pages:
+                if "text/html" in request.headers.get("accept", ""):  # a browser: the pages say it, and lead on
+                    return self.file("index.html", request, status=404)
                 raise ApiError(404, f"there is no page {page[:100]!r}; there are {', '.join(sorted(self.pages))}.")
             return self.file("index.html", request)
 
         return app
 
-    def file(self, name: str, request: Request) -> Response:
+    def file(self, name: str, request: Request, status: int = 200) -> Response:
         """One of the files of the pages; 304 if the browser has it already."""
         if name not in self.files:
             raise ApiError(404, f"there is no file {name[:100]!r}.")
@@ -226,7 +228,7 @@ class Studio:
         headers = {"cache-control": "no-cache", "etag": tag, **web.PLAIN_HEADERS}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(data, headers=headers, media_type=TYPES[path.suffix])
+        return Response(data, status, headers=headers, media_type=TYPES[path.suffix])
 
     def listing(self) -> dict[str, Any]:
         """All runs, the job that runs or ran last, and runs that cannot be read."""

@@ -13,6 +13,15 @@ if (fragment.has("token")) {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
+/** Whether the studio has not answered the last question: then nothing asks by itself any more. */
+export const connection = {lost: false};
+
+function tell(lost) {
+  if (connection.lost === lost) return;
+  connection.lost = lost;
+  dispatchEvent(new Event("connection"));
+}
+
 /** Whether this window may start and stop work. */
 export const mayWork = () => Boolean(sessionStorage.getItem("token"));
 
@@ -41,8 +50,10 @@ export async function ask(path, options = {}) {
         answer = await fetch(path, options);
       } catch (error) {
         if (error.name === "AbortError") throw error;
+        tell(true);
         throw new Refused("The studio does not answer. Is `tinygpt studio` still running? Start it again, then reload.");
       }
+      tell(false);
       if (answer.status === 429 && tries < 20) { // others are being served: a moment later
         await new Promise((go) => setTimeout(go, 100 + 100 * tries));
         continue;
@@ -73,12 +84,12 @@ export const callRun = (run, name, given = {}) => question(`/api/runs/${encodeUR
 export const compare = (runs) => question("/api/compare", {runs});
 export const listRuns = () => ask("/api/runs");
 
-/** Server-sent events: `each(data)` for every message until `stop()` is called. */
+/** Server-sent events: `each(data)` for every message until `stop()` is called; `ended()` if they end before. */
 export function follow(path, each, ended = () => {}) {
-  const source = new EventSource(path);
+  const source = new EventSource(path), end = () => { source.close(); ended(); };
   source.onmessage = (event) => each(JSON.parse(event.data));
-  source.addEventListener("end", () => { source.close(); ended(); });
-  source.onerror = () => { if (source.readyState === EventSource.CLOSED) ended(); };
+  source.addEventListener("end", end);
+  source.onerror = end; // and not again and again, as it would by itself
   return () => source.close();
 }
 

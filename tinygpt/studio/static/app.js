@@ -1,6 +1,6 @@
 // The frame of the studio: pages, the choice of a run, and one slider over its checkpoints that drives every page.
 
-import {listRuns} from "./api.js";
+import {connection, listRuns} from "./api.js";
 import {announce, h} from "./dom.js";
 import {address, get, go, listen, pageId, set} from "./state.js";
 import {tourBar} from "./tour.js";
@@ -18,7 +18,7 @@ const PLAY_MS = 700; // between two checkpoints
 const header = document.getElementById("header"), nav = document.getElementById("pages"), main = document.getElementById("page");
 let runs = [], job = null, leave = () => {}, playing = null;
 
-/** The run that the address names, else the one worked on last; null if there is none. */
+/** The run that the address names, else the one worked on last (and `strayed` says so); null if there is none. */
 const chosenRun = () => runs.find((run) => run.name === get("run")) ?? runs[0] ?? null;
 
 /** The step whose weights are shown: the address's, else the best one's, else the last. */
@@ -27,6 +27,16 @@ function chosenStep(run) {
   const wanted = Number(get("step", "NaN"));
   if (steps.includes(wanted)) return wanted;
   return run.steps.find((entry) => entry.best)?.step ?? steps.at(-1) ?? null;
+}
+
+/** What the address names and is not there: a sentence for each, and a way out. */
+function strayed(page) {
+  const run = chosenRun(), name = get("run"), step = get("step"), found = [];
+  if (!run) return found;
+  const out = (words, patch) => h("button", {type: "button", class: "small", onclick: () => set(patch)}, words);
+  if (name && name !== run.name) found.push(h("p", {class: "error", role: "alert"}, `There is no run “${name}” in this folder; what you see is ${run.name}. Choose another one above, or `, out(`stay with ${run.name}`, {run: run.name, step: null, pin: null})));
+  else if (page.needs === "model" && step && !run.steps.some((entry) => String(entry.step) === step)) found.push(h("p", {class: "error", role: "alert"}, `No weights of step “${step}” were kept in ${run.name}; what you see is step ${chosenStep(run)}. The slider above goes through all that were, or `, out(`stay at step ${chosenStep(run)}`, {step: chosenStep(run)})));
+  return found;
 }
 
 async function refreshRuns() {
@@ -76,7 +86,7 @@ function startPlaying(steps) {
   if (i === steps.length - 1) i = -1;
   const on = () => {
     i += 1;
-    if (i >= steps.length) return stopPlaying();
+    if (i >= steps.length || connection.lost) return stopPlaying();
     set({step: steps[i]});
     playing = setTimeout(on, PLAY_MS);
   };
@@ -125,6 +135,7 @@ async function open() {
   leave = await show(page, name);
   if (document.activeElement === document.body || nav.contains(document.activeElement)) main.focus({preventScroll: true});
   scrollTo(0, 0);
+  dispatchEvent(new Event("opened"));
 }
 
 const stopIfPlaying = () => playing && stopPlaying();
@@ -136,7 +147,8 @@ const stopIfPlaying = () => playing && stopPlaying();
  */
 async function show(page, name) {
   const about = h("p", {class: "about"}, page.about), controls = h("div", {class: "controls"}), panes = h("div", {class: "panes"});
-  main.replaceChildren(h("h1", {}, name), about, tourBar(), controls, panes);
+  const stray = h("div");
+  main.replaceChildren(h("h1", {}, name), about, tourBar(), stray, controls, panes);
   const run = chosenRun();
   const context = {
     get run() { return chosenRun(); }, get runs() { return runs; }, get job() { return job; }, refreshRuns: async () => { await refreshRuns(); drawHeader(); }, link,
@@ -154,6 +166,7 @@ async function show(page, name) {
   let shown = [];
 
   function arrange() {
+    stray.replaceChildren(...strayed(page));
     const run = chosenRun(), pin = page.needs === "model" && get("pin") && run.steps.some((entry) => entry.step === Number(get("pin"))) ? Number(get("pin")) : null;
     const wanted = pin === null ? 1 : 2;
     if (shown.length !== wanted) {
@@ -221,9 +234,14 @@ function pane(page, parent, context) {
 // --- begin -----------------------------------------------------------------------------------------------------------
 
 addEventListener("navigate", () => open());
+addEventListener("connection", () => {
+  document.querySelector(".lost")?.remove();
+  if (!connection.lost) return;
+  document.body.append(h("div", {class: "error lost", role: "alert"}, "The studio does not answer. Start `tinygpt studio` again, then reload.", h("button", {type: "button", class: "small", onclick: () => location.reload()}, "Reload")));
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => open());
 setInterval(async () => { // a run that trains gets new checkpoints
-  if (!runs.some((run) => run.training) && !job) return;
+  if (connection.lost || (!runs.some((run) => run.training) && (!job || job.state === "ended"))) return;
   const before = JSON.stringify(runs.map((run) => [run.name, run.steps.length, run.training]));
   await refreshRuns().catch(() => {});
   if (JSON.stringify(runs.map((run) => [run.name, run.steps.length, run.training])) !== before) drawHeader();

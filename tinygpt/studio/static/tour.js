@@ -1,7 +1,7 @@
 // The guided tour: a guess first, then a deed on the page; a stop is finished by doing it, not by pressing "next".
 
 import {announce, h} from "./dom.js";
-import {address, go, pageId} from "./state.js";
+import {address, go, pageId, set} from "./state.js";
 
 /**
  * The stops: page, title, question with choices [words, what to say to it], the deed in words, `done(deed, detail, seen)`
@@ -47,13 +47,13 @@ const STOPS = [
   {
     page: "attention", title: "Take a head away", question: "What happens to the model if one head is set to zero?", right: 2,
     choices: [["it writes nonsense", "Most heads can be spared: others and the residual stream carry on."], ["nothing at all, ever", "Some heads matter a lot for some tokens. Only trying tells."], ["it depends on the head: measure it", "Right. A label says what a head looks at; ablation says whether it matters."]],
-    deed: "Find the head with the highest previous-token score, pick it, and set it to zero.", done: (deed, detail) => deed === "ablate" && detail.best,
+    deed: "Find the head with the highest previous-token score (the Table button lists them), pick it, and set it to zero.", done: (deed, detail) => deed === "ablate" && detail.best,
     shown: "What a head looks at and whether it matters are two questions. Here you see both.",
   },
   {
     page: "lens", title: "Reading the layers", question: "At which layer does the model know the answer?", right: 1,
     choices: [["at the last one only", "Often earlier layers already lean to it; the last ones sharpen."], ["it grows over the layers", "Right: each block adds to the stream, and the answer rises through the ranks."], ["at the embedding", "The embedding knows the current token alone: a bigram model at best."]],
-    deed: "Click a cell to choose it as the target, and follow its rank over the layers.", done: (deed) => deed === "lens",
+    deed: "Choose a cell as the target (click it, or walk there with the arrow keys and press Enter), and follow its rank over the layers.", done: (deed) => deed === "lens",
     shown: "The last row is the model's output; the rows above are what it would say if it stopped there.",
   },
   {
@@ -71,7 +71,7 @@ const STOPS = [
   {
     page: "memorisation", title: "Learning by heart", question: "A model reads 20 KB of text two hundred times. What will it write?", right: 0,
     choices: [["sentences of that text, word for word", "Right: with so little text, reciting is the cheapest way to a low loss."], ["new sentences in that style", "For that it needs far more text than it has numbers to store it."], ["nothing sensible", "On the contrary: it will sound perfect, since it recites."]],
-    deed: "On the Training page, train on 20 KB of text; then let it write here and find a sentence that it recites (40 bytes or more).", done: (deed, detail) => deed === "memorised" && detail.longest >= 40,
+    deed: "On the Training page, train on 20 KB of text; then let its last step write here, and find a sentence that it recites: 40 bytes or more, and far more than is found of unseen text.", done: (deed, detail) => deed === "memorised" && detail.longest >= 40 && detail.longest > 1.5 * detail.unseen,
     shown: "The figure beside it, for text it has never seen, tells copying from ordinary phrases.",
   },
 ];
@@ -90,8 +90,30 @@ function read() {
 function change(patch) {
   progress = {...progress, ...patch};
   localStorage.setItem(KEY, JSON.stringify(progress));
-  if (bar?.isConnected) bar.replaceWith(tourBar());
+  if (!bar?.isConnected) return;
+  const held = bar.contains(document.activeElement);
+  bar.replaceWith(tourBar());
+  if (held) toTour();
 }
+
+/** Put the focus where the tour goes on: on the guess that was made, on the first choice, or on what leads further. */
+export function toTour() {
+  const next = ["button.go", ".answers [aria-pressed='true']", ".answers button", "button"].map((one) => bar?.querySelector(one)).find(Boolean);
+  next?.focus();
+  next?.scrollIntoView({block: "nearest"});
+}
+
+/** Go to a page of the tour, and on with it there. */
+function lead(page) {
+  addEventListener("opened", toTour, {once: true});
+  go(address(page));
+}
+
+addEventListener("keydown", (event) => { // from anywhere on a page back to what the tour asks
+  if (event.code !== "KeyT" || !event.altKey || event.ctrlKey || event.metaKey || !progress.open) return;
+  event.preventDefault();
+  toTour();
+});
 
 /** A page tells of a deed; if it is what the stop asks for, the stop is finished. */
 export function did(deed, detail = {}) {
@@ -100,7 +122,7 @@ export function did(deed, detail = {}) {
   const seen = {...progress.seen};
   if (stop.done(deed, detail, seen)) {
     change({finished: true, seen});
-    announce(`Done. ${stop.shown}`);
+    announce(`Done. ${stop.shown} Alt and T lead back to the tour.`);
   } else if (JSON.stringify(seen) !== JSON.stringify(progress.seen)) change({seen});
 }
 
@@ -126,17 +148,18 @@ function build() {
   const answers = h("div", {class: "answers", role: "group", "aria-label": "Your guess"}, stop.choices.map(([words], i) => h("button", {type: "button", "aria-pressed": String(progress.guess === i), disabled: guessed && progress.guess !== i, onclick: () => {
     change({guess: i});
     announce(stop.choices[i][1]);
-    document.querySelector(".tour")?.querySelector("a, button.go")?.focus();
   }}, words)));
   const here = pageId() === stop.page;
-  const way = h("a", {href: address(stop.page), onclick: (event) => { event.preventDefault(); go(address(stop.page)); }}, "Go to the page.");
-  const parts = [head, h("p", {}, h("strong", {}, "Guess first. "), stop.question), answers];
-  if (guessed) parts.push(h("p", {}, stop.choices[progress.guess][1]));
-  if (guessed && !progress.finished) parts.push(h("p", {}, h("strong", {}, "Now do it. "), stop.deed, " ", !here && way));
+  const way = h("a", {href: address(stop.page), onclick: (event) => { event.preventDefault(); lead(stop.page); }}, "Go to the page.");
+  const parts = [head];
+  if (!progress.finished) parts.push(h("p", {}, h("strong", {}, "Guess first. "), stop.question), answers);
+  if (guessed && !progress.finished) parts.push(h("p", {}, stop.choices[progress.guess][1]), h("p", {}, h("strong", {}, "Now do it. "), stop.deed, " ", !here && way), h("p", {class: "note"}, "Alt+T leads back here from anywhere on the page."));
   if (progress.finished) parts.push(h("p", {}, h("strong", {}, "✓ Done. "), stop.shown), h("div", {class: "row"}, h("button", {type: "button", class: "primary go", onclick: () => {
     const next = STOPS[progress.stop + 1];
     change({stop: progress.stop + 1, guess: null, finished: false, seen: {}});
-    if (next && next.page !== pageId()) go(address(next.page));
+    set({step: null, pin: null, edits: null}); // the next stop begins with the trained model, unchanged
+    scrollTo(0, 0);
+    if (next && next.page !== pageId()) lead(next.page);
   }}, progress.stop + 1 < STOPS.length ? "To the next stop" : "Finish")));
-  return h("section", {class: "tour", "aria-label": "Tour"}, parts);
+  return h("section", {class: `tour${progress.finished ? " finished" : ""}`, "aria-label": "Tour"}, parts);
 }

@@ -60,7 +60,10 @@ function changes(context) {
   const buttons = ways.map(([op, words]) => h("button", {type: "button", class: "small", onclick: () => {
     const {layer, head} = chosen(info());
     setEdits([...editsOf().filter((edit) => !(edit.part === "head" && edit.layer === layer && edit.index === head)), ...(op ? [{part: "head", op, layer, index: head}] : [])]);
-    if (op) did("ablate", {layer, head, label: context.labels?.get(headName(layer, head))?.label ?? null});
+    if (op === "zero" && context.labels) {
+      const previous = (entry) => entry.scores.previous, most = Math.max(...[...context.labels.values()].map(previous));
+      did("ablate", {layer, head, best: previous(context.labels.get(headName(layer, head))) === most});
+    }
   }}, words));
   const list = h("p", {class: "row edits"});
   const sync = () => {

@@ -72,7 +72,7 @@ export default {
       if (focus !== undefined) body.querySelector(`[data-span="${focus}"]`)?.focus({preventScroll: true});
       if (picked !== null) text.querySelector(".picked")?.scrollIntoView({block: "nearest"});
       marked.show(reply, body, {columns: ["bytes", "from character", "to", "document", "text"], rows: order.map(([span]) => [span.bytes, span.start, span.end, span.document, span.text])});
-      if (spans.length) did("memorised", {longest});
+      if (spans.length) did("memorised", {longest, unseen: heldOut?.longest ?? 0});
     }
 
     // --- over the checkpoints ---

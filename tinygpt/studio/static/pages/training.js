@@ -1,7 +1,7 @@
 // How a run came to be, live: its curves beside what it could be held against, its health, its samples; and starting,
 // forking and stopping small runs.
 
-import {call, callRun, follow, mayWork, startJob, stopJob} from "../api.js";
+import {call, callRun, connection, follow, mayWork, startJob, stopJob} from "../api.js";
 import {announce, choice, h, labelled, millions, number, percent, toggle} from "../dom.js";
 import {figure, matrixTable} from "../figure.js";
 import {heatmap, legend} from "../heatmap.js";
@@ -79,13 +79,21 @@ export default {
 
     function live() {
       let heard = false;
-      stop = follow(`/api/runs/${encodeURIComponent(model.run)}/events?since=${run.data.next}`, (news) => { heard = true; if (!closed) take(news); }, () => { if (!heard) poll(); });
+      stop = follow(`/api/runs/${encodeURIComponent(model.run)}/events?since=${run.data.next}`, (news) => { heard = true; if (!closed) take(news); }, () => { if (!closed) poll(heard); });
     }
 
-    async function poll() { // where there is no stream
-      while (!closed && run.data.training) {
+    /** Where there is no stream, or it has broken: look from time to time, for as long as the studio answers. */
+    async function poll(again) {
+      while (!closed && run.data.training && !connection.lost) {
         await new Promise((go) => setTimeout(go, POLL_MS));
-        if (!closed) take((await callRun(model.run, "records", {since: run.data.next})).data);
+        if (closed) return;
+        try {
+          take((await callRun(model.run, "records", {since: run.data.next})).data);
+        } catch (error) {
+          if (error.name !== "Refused") throw error;
+          return; // the page says it already
+        }
+        if (again) return void (run.data.training && live());
       }
     }
 
@@ -284,7 +292,7 @@ function workPanel(context) {
       return;
     }
     drawNow(job, busy);
-    if (busy && !gone) timer = setTimeout(async () => { await context.refreshRuns().catch(() => {}); if (!gone) look(); }, awaited ? 700 : POLL_MS);
+    if (busy && !gone && !connection.lost) timer = setTimeout(async () => { await context.refreshRuns().catch(() => {}); if (!gone) look(); }, awaited ? 700 : POLL_MS);
   }
 
   function drawNow(job, busy) {
