@@ -24,7 +24,7 @@ BOOK = "".join(
 FOCUSED = """(() => {
   const e = document.activeElement;
   if (!e || e === document.body) return "";
-  return e.getAttribute("aria-label") || [...(e.labels ?? [])].map((l) => l.innerText).join(" ") || e.innerText || e.textContent || e.tagName;
+  return e.getAttribute("aria-label") || [...(e.labels ?? [])].map((l) => l.innerText).join(" ") || e.innerText || e.textContent || e.tagName;  # noqa: E501
 })()"""
 
 
