@@ -58,7 +58,7 @@ def wandb(folder: Path, settings: Mapping[str, Any]) -> Sink:
     """A run of Weights & Biases, offline unless WANDB_MODE says otherwise; a resumed run goes on under the same id."""
     import wandb as package
 
-    mode = os.environ.get("WANDB_MODE", "offline")
+    mode: Any = os.environ.get("WANDB_MODE", "offline")
     quiet = package.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
     )

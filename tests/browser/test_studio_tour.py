@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The guided tour by keyboard alone, in one browser: every stop is finished by doing the thing."""
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BOOK = "".join(
 FOCUSED = """(() => {
   const e = document.activeElement;
   if (!e || e === document.body) return "";
-  return e.getAttribute("aria-label") || [...(e.labels ?? [])].map((l) => l.innerText).join(" ") || e.innerText || e.textContent || e.tagName;  # noqa: E501
+  return e.getAttribute("aria-label") || [...(e.labels ?? [])].map((l) => l.innerText).join(" ") || e.innerText || e.textContent || e.tagName;
 })()"""
 
 
