@@ -120,6 +120,17 @@ def test_a_new_level_is_one_spike_and_a_second_above_it_another():
     assert dynamics.spikes_seen(records)[1]["usual"] == pytest.approx(5.01)
 
 
+def test_few_records_of_a_falling_loss_hide_no_spike():
+    """As an older or shorter run has them: every tenth step or fewer, and no event that tells of spikes."""
+    fall = [round(2.5 + 5 * 0.85**i + 0.05 * (-1) ** i, 3) for i in range(30)]
+    for at in range(7, 30):
+        losses = [loss + 4.0 * (i == at) for i, loss in enumerate(fall)]
+        records = [{"kind": "train", "step": 10 * i, "loss": loss} for i, loss in enumerate(losses)]
+        assert [s["step"] for s in dynamics.spikes_seen(records)] == [10 * at]
+    records = [{"kind": "train", "step": 10 * i, "loss": loss} for i, loss in enumerate(fall)]
+    assert dynamics.spikes_seen(records) == []
+
+
 def test_a_run_without_health_records_has_none(copied):
     path = copied.folder / "metrics.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in read(path) if r["kind"] != "health"))

@@ -6,6 +6,7 @@ A run stands before the other arguments: a `runs.Run`, or a name or path as on t
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,10 +32,11 @@ from tinygpt.runs import Run
 
 MOST_RECORDS = 5_000  # in one reply of `records`
 WINDOWS, LENGTH = 32, 128  # of validation text, for `tables`
-# A record is a spike if it is so many deviations above the median of the BEFORE records before it, and at least so far:
-# nats per token; for the gradient norm the logarithm counts, so 1.1 is three times the usual.
+# A record is a spike if it is so many deviations above the median of the NEAR records before it, and at least so far:
+# nats per token; for the gradient norm the logarithm counts, so 1.1 is three times the usual. The deviation is taken
+# from how far the last BEFORE records jumped one to the next: the fall of the loss itself is none (LOG.md).
 SPIKE = {"loss": (8.0, 0.25), "gradient norm": (8.0, 1.1)}
-BEFORE, FEWEST = 20, 5
+NEAR, BEFORE, FEWEST = 5, 20, 3
 PACE = 5  # records whose median tokens per second tell how long the rest takes
 
 
@@ -141,9 +143,9 @@ def health(run: Run | str) -> Result:
     """Spikes, and how large each layer's weights are and how far one update moves them.
 
     spikes: {step, what ("loss", "gradient norm", "not finite"), value, usual}: what training itself said (guards.py
-    sees every step), and records far above the median of those before. steps, layers; weight_norm: L2 norm of the
-    weights before update number `step`; update_ratio: norm of the update over that. A healthy ratio lies about 1e-3
-    at a steady rate: far more shakes what was learnt, far less learns nothing.
+    sees every step), and records far above the median of those just before. steps, layers; weight_norm: L2 norm of the
+    weights before update number `step`; update_ratio: norm of the update over that. It rises and falls with the
+    learning rate.
     """
     run = open_run(run)
     everything = read(run.folder / METRICS)
@@ -185,20 +187,25 @@ def spikes_seen(everything: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         deviations, least = SPIKE[what]
         scale, inverse = (math.log, math.exp) if what == "gradient norm" else (float, float)
         figures: list[float] = []
+        rises: list[float] = []  # of each figure above the median of those before it
         above = False
         for record in everything:
             value = record.get(field) if record["kind"] == "train" else None
             if value is None or (scale is math.log and value <= 0):
                 continue
-            figure, before = scale(value), figures[-BEFORE:]
-            figures.append(figure)
+            before, usual = figures[-NEAR:], rises[-BEFORE:]
+            figures.append(scale(value))
             if len(before) < FEWEST:
                 continue
-            middle = median(before)
-            spread = 1.4826 * median(abs(x - middle) for x in before)  # of a normal distribution its deviation
-            far = figure > middle + max(deviations * spread, least)
+            level = median(before)
+            rises.append(figures[-1] - level)
+            if len(usual) < FEWEST:
+                continue
+            steps = [abs(a - b) for a, b in itertools.pairwise(usual)]
+            spread = 1.4826 / math.sqrt(2) * median(steps)  # of a normal distribution its deviation
+            far = rises[-1] > max(deviations * spread, least)
             if far and not above:
-                found.append({"step": record["step"], "what": what, "value": value, "usual": inverse(middle)})
+                found.append({"step": record["step"], "what": what, "value": value, "usual": inverse(level)})
             above = far
     return found
 
