@@ -127,6 +127,7 @@ def test_runs_are_listed_with_their_steps(studio, root):
     best = next(entry for entry in run["steps"] if entry["best"])
     assert best["val_bpb"] == run["val_bpb"] and best["kind"] == "checkpoint"
     assert {entry["kind"] for entry in run["steps"]} == {"checkpoint", "snapshot"}
+    assert run["start"] == "pairs"  # start=auto, and the shape can hold them
 
 
 def test_a_run_that_cannot_be_read_is_named_and_spoils_nothing(tmp_path, root):

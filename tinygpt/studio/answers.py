@@ -20,10 +20,12 @@ from typing import Any, TypeVar
 
 import tinygpt.inspect as ti
 from tinygpt import checkpoint, records, runs
+from tinygpt.config import from_stored
 from tinygpt.errors import NO_CHECKPOINT, UserError, did_you_mean
 from tinygpt.folders import check_name, is_locked
 from tinygpt.inspect import text
 from tinygpt.inspect.result import Result, arguments_of
+from tinygpt.start import starts_from_pairs
 from tinygpt.storage import read_json
 from tinygpt.web import ApiError
 
@@ -172,10 +174,13 @@ def card_of(folder: Path) -> dict[str, Any]:
     best = next((checkpoint.step_of(path) for path in checkpoint.in_order(folder / "checkpoints", "best")), None)
     step = max((r.get("step", 0) for r in written if r.get("kind") != "event"), default=0)
     model, samples = stored["model"], records.read(folder / records.SAMPLES)
+    config, _ = from_stored(stored)
+    counted = starts_from_pairs(config.model, config.train.start)
     return {
         "name": folder.name, "preset": stored["preset"], "parameters": stored["parameters"], "step": step,
         "max_steps": stored["train"]["max_steps"], "val_bpb": min((v for v in evals.values() if v), default=None),
         "finished": step >= stored["train"]["max_steps"], "tales": bool(stored["floor"]),
+        "start": "pairs" if counted else "random",
         **{name: model[name] for name in ("vocab_size", "n_embd", "n_layers", "n_heads", "block_size")},
         "opening": opening_of(samples, bool(stored["floor"])),
         "steps": [

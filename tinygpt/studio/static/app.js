@@ -146,10 +146,10 @@ const stopIfPlaying = () => playing && stopPlaying();
  * builds one pane and returns update(model), which is called for every change of the address and draws in place.
  */
 async function show(page, name) {
+  const run = chosenRun();
   const about = h("p", {class: "about"}, page.about), controls = h("div", {class: "controls"}), panes = h("div", {class: "panes"});
   const stray = h("div");
-  main.replaceChildren(h("h1", {}, name), about, tourBar(), stray, controls, panes);
-  const run = chosenRun();
+  main.replaceChildren(h("h1", {}, name), about, tourBar(run), stray, controls, panes);
   const context = {
     get run() { return chosenRun(); }, get runs() { return runs; }, get job() { return job; }, refreshRuns: async () => { await refreshRuns(); drawHeader(); }, link,
     ended: [], // functions to call when the page is left

@@ -187,7 +187,7 @@ function earlier(last, reply, field) {
 }
 
 export default {
-  about: "When the model reads a token, every head looks at the tokens so far and fetches something from those that fit. Some heads look at the token before, some at the first one, some at an earlier copy of the same word. Here you see where each one looks, and what happens to the answer when you stop it.",
+  about: "When the model reads a token, every head looks at the tokens so far and fetches something from those that fit. Here you see where each one looks, by what name the numbers call it, and what happens to the answer when you stop it. In small models most heads are mixed; the others mostly look at the token before.",
   needs: "model",
 
   controls(root, context) {

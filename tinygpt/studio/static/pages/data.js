@@ -22,7 +22,7 @@ export default {
     const corpus = corpusFigure(root), split = splitFigure(root);
     const words = h("div", {class: "columns"});
     root.append(words);
-    const top = figure(words, "The commonest words", "A few words make up most of any text; most words are rare. A model sees the rare ones too seldom to learn them well.");
+    const top = figure(words, "The commonest words", "A few words make up a large part of a text. The rare ones cost a model more.");
     const kinds = figure(words, "Made of", "Bytes by kind of character. What is missing here, the model has never seen.");
     const copy = copyFigure(root, context);
     return async (model) => {

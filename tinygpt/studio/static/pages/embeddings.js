@@ -22,7 +22,7 @@ const BY = {
 };
 
 export default {
-  about: "Every token has a row of numbers, its embedding. All rows start as noise; training moves tokens that are used alike towards each other. Move the checkpoint slider and watch neighbourhoods form.",
+  about: "Every token has a row of numbers, its embedding. Training moves the rows until tokens that are used alike lie nearer to each other than to others. Move the checkpoint slider and watch.",
   needs: "model",
   controls(root, context) {
     const said = h("div", {class: "found", role: "status"});
@@ -117,14 +117,15 @@ function nearFigure(root) {
   element.draw = (reply, model) => {
     const {token, count, neighbours, metric} = reply.data;
     element.rename(`Nearest to “${token.shown}”`);
-    note.textContent = `${times(count)} in the training text.${count === 0 ? " So it has no use that its neighbours could tell of." : count < 10 ? " That is too rare to learn much about it." : ""} The number is the ${metric === "dot" ? "dot product" : "cosine: 1 is the same direction, 0 at right angles"}. Pick one to go there.`;
+    const [first, last] = ends(model), random = model.info.start === "random";
+    const begun = model.step !== first || first !== 0 ? "" : random ? " At this step all rows are random numbers: these are neighbours by chance." : " At this step the rows are counted from pairs of tokens (setting start): near are tokens after which the same tokens follow.";
+    note.textContent = `${times(count)} in the training text.${count === 0 ? " So it has no use that its neighbours could tell of." : count < 10 ? " That is too rare to learn much about it." : ""} The number is the ${metric === "dot" ? "dot product" : "cosine: 1 is the same direction, 0 at right angles"}. Pick one to go there.${begun}`;
     if (metric === "dot") most[model.run] = Math.max(most[model.run] ?? 0, ...neighbours.map((row) => Math.abs(row.value)));
     const rows = neighbours.map((row) => ({name: row.shown, id: row.id, value: row.value, note: `× ${number(row.count)}`}));
     const focused = list.contains(document.activeElement);
     list.replaceChildren(bars(rows, {max: metric === "cosine" ? 1 : most[model.run], format: (value) => value.toFixed(3).replace("-", "−"), onpick: (row) => pick(row.id)}));
     if (focused) list.querySelector("button")?.focus({preventScroll: true});
     element.show(reply, drawing, barsTable("token", metric, rows));
-    const [first, last] = ends(model);
     did("neighbours", {token: token.id, step: model.step, first: model.step === first, last: model.step === last});
   };
   return element;
@@ -133,7 +134,7 @@ function nearFigure(root) {
 // --- what use does to a token ----------------------------------------------------------------------------------------
 
 const MEASURES = {
-  start: ["What is left of the start, against frequency", "cosine with its row at the first step", "Height: the cosine of a token’s row with its own row at the first step; 1 means that it still points where chance put it. To the right: how often the token stands in the training text."],
+  start: ["What is left of the start, against frequency", "cosine with its row at the first step", "Height: the cosine of a token’s row with its own row at the first step; 1 means that it still points where it pointed then. To the right: how often the token stands in the training text."],
   norm: ["Length against frequency", "length of the row", "Height: how long each token’s row is. To the right: how often the token stands in the training text."],
 };
 
@@ -160,8 +161,8 @@ function normFigure(root) {
     element.rename(title);
     note.textContent = words;
     told.textContent = tied
-      ? "Here the head shares this table. So a token that the text does not have is moved as well: every step pushes it away, because it never comes next."
-      : "Here the head has a table of its own. So a token that the text does not have is never moved by learning: it keeps the direction that chance gave it, at 1.";
+      ? "Here the head shares this table. So a token that the text does not have is moved as well: every step pushes it away, because it never comes next. Rare tokens do not stay at their start either."
+      : "Here the head has a table of its own. So a token that the text does not have is never moved by learning: it keeps its first direction, at 1.";
     map.update({groups, box: boxes[height], xTicks: ticks.across, yTicks: ticks[height], picked: index(points, token), named: 60, xName: "times in the training text (log)", yName,
       points: points.map((point, i) => ({x: place(point.count), y: values[i], name: point.shown, group: groupOf(point), say: `“${point.shown}”: ${yName} ${number(values[i])}, ${times(point.count)}`}))});
     element.show(reply, drawing, {columns: ["token", "id", "length", "cosine with its start", "times"], rows: points.map((point, i) => [point.shown, point.id, reply.data.norm[i], reply.data.start[i], point.count])});
@@ -180,7 +181,7 @@ function round(high) {
 function positionsFigure(root) {
   const element = figure(root, "What a position looks like");
   const map = heatmap({label: "Cosine of two positions"}), note = h("p", {class: "note"}), key = legend("0", "1", true);
-  const matrix = h("div", {}, h("p", {class: "note"}, "Each position of the text has a learned row. A cell is the cosine of two of them: neighbours that look alike form a dark band along the diagonal, once they are trained."), map, key, note);
+  const matrix = h("div", {}, h("p", {class: "note"}, "Each position of the text has a learned row. A cell is the cosine of two of them: where training has made neighbours alike, there is a dark band along the diagonal."), map, key, note);
   const dials = h("div", {class: "dials"}), told = h("p", {class: "said", role: "status"});
   const turn = slider("Position", {min: 0, max: DIALS, value: getNumber("at", 8), change: (at) => { set({at}); did("position", {at}); }});
   turn.classList.add("stretch");

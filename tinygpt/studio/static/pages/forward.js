@@ -22,7 +22,7 @@ const REASONS = {
   pattern: "The weights of each look: softmax of the masked scores; every row adds up to 1.",
   heads: "What all heads fetched, side by side: values, weighted by the pattern.",
   attention: "The heads' findings, mixed by one matrix back to the stream's width: this is added to the stream.",
-  hidden: "The feed-forward's inner channels: each one a small detector, mostly near zero.",
+  hidden: "The feed-forward's inner channels, after the bend that lets some numbers pass and not others.",
   feed_forward: "What the feed-forward computed from this position alone: this is added to the stream.",
   block: "The stream after the block: what stood there, plus what attention and feed-forward added.",
   final_norm: "The stream brought to a common size one last time.",

@@ -203,7 +203,7 @@ export default {
       const spaced = /^[\p{L}\p{N}]/u.test(guess) && prompt && !/\s$/.test(prompt) ? ` ${guess}` : guess;
       const [parts, reply] = await Promise.all([call(model, "tokenize", {text: spaced}), call(model, "next_token", {prompt, ...NO_SLIDERS, most: Math.min(MOST_ROWS, context.run.vocab_size)})]);
       judged = key;
-      told.replaceChildren(h("section", {class: "guess-told", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model.step).map((words) => h("p", {}, words))));
+      told.replaceChildren(h("section", {class: "guess-told", "aria-label": "About your guess"}, explain(parts.data.pieces, reply.data, context.run.vocab_size, model).map((words) => h("p", {}, words))));
     }
 
     // --- the tree ---
@@ -286,14 +286,15 @@ export default {
 const nth = (n) => `${number(n)}${n % 100 >= 11 && n % 100 <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
 
 /** What there is to say to a guess: how likely the model holds it, and why it thinks otherwise. Never right or wrong. */
-function explain(parts, {rows}, vocabulary, step) {
+function explain(parts, {rows}, vocabulary, {step, info}) {
   const [first] = parts, place = rows.findIndex((row) => row.id === first.id), found = rows[place], [top, ...next] = rows, said = [];
   if (parts.length > 1) said.push(`Your guess takes ${parts.length} tokens in this vocabulary: ${parts.map((part) => part.shown).join(" | ")}. A model writes one token at a time, so the first of them is what counts here.`);
   if (!found) {
     said.push(`${quoted(first)} is not among the model's first ${number(rows.length)} choices; its first is ${quoted(top)} with ${percent(top.probability)}. It knows only the text that it was trained on, and how that goes on after words like these.`);
     return said;
   }
-  if (step === 0) said.push(`You guessed ${quoted(first)}. At step 0 nothing is learnt yet: the model gives it ${percent(found.probability)}, and its first choice ${quoted(top)} no more than ${percent(top.probability)}. Your guess knows English; these bars do not. Move the checkpoint slider to see them learn.`);
+  if (step === 0 && info.start === "pairs") said.push(`You guessed ${quoted(first)}; the model gives it ${percent(found.probability)}, and its first choice ${quoted(top)} ${percent(top.probability)}. At step 0 this run knows only which token follows which, counted in its training text: it sees nothing before the last token. Move the checkpoint slider to see it use the rest.`);
+  else if (step === 0) said.push(`You guessed ${quoted(first)}. At step 0 nothing is learnt yet: the model gives it ${percent(found.probability)}, and its first choice ${quoted(top)} no more than ${percent(top.probability)}. Your guess knows English; these bars do not. Move the checkpoint slider to see them learn.`);
   else if (place === 0) said.push(`You and the model agree: ${quoted(first)} is its first choice, with ${percent(found.probability)}. Even so it is one choice of many: the rest of the probability lies on other tokens, and a draw may take one of them.`);
   else if (place < 10) said.push(`${quoted(first)} is the model's ${nth(place + 1)} choice of ${number(vocabulary)}, with ${percent(found.probability)}; its first is ${quoted(top)} with ${percent(top.probability)}. Both can follow. A model does not settle for one answer: it spreads its probability over all that its training text made likely.`);
   else said.push(`The model gives ${quoted(first)} ${percent(found.probability)}, its ${nth(place + 1)} choice of ${number(vocabulary)}. It expects ${quoted(top)} (${percent(top.probability)}), ${next.slice(0, 2).map((row) => `${quoted(row)} (${percent(row.probability)})`).join(", ")}. You know the world; it knows only the text that it was trained on, and how that goes on after words like these.`);

@@ -78,13 +78,13 @@ function welcome(root, context) {
   root.append(h("section", {class: "welcome"},
     h("div", {class: "welcome-words"},
       h("h2", {}, "Grow a language model, then look inside"),
-      h("p", {}, "Nothing is trained yet. In one minute this machine can grow a small model of its own, from random numbers to little stories, and every page here will show you how it works."),
+      h("p", {}, "Nothing is trained yet. In one minute this machine can train a small model of its own that writes little stories, and every page here will show you how it works."),
       mayWork()
         ? h("p", {}, button)
         : h("p", {class: "hint-box"}, "To start work from this window, open the address that the terminal printed, with its ", h("code", {}, "#token=…"), " at the end. Or run ", h("code", {}, "tinygpt train tales --minutes 1"), " in another terminal."),
       trouble),
     h("ol", {class: "stages"},
-      stage(1, "Watch it learn", "Its writing goes from noise to letters, words and sentences while the curve falls."),
+      stage(1, "Watch it learn", "Its writing goes from a jumble of pieces to sentences while the curve falls."),
       stage(2, "Open it", "See your own text as tokens, follow it through every layer, read what each head looks at."),
       stage(3, "Touch it", "Switch parts off, turn the temperature up, drag the checkpoint back to its first step."))));
   return () => {};

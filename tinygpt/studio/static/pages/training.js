@@ -16,7 +16,7 @@ const LOW = -5, HIGH = -1; // powers of ten of the ratio of an update to the wei
 const MARKS = {uniform: "uniform: every token alike", unigram: "unigram: token counts", bigram: "bigram: pair counts", xz: "xz, a compressor", floor: "floor: chance in the text"};
 
 export default {
-  about: "Training shows the model a piece of text, measures how surprised it is by each next token, and turns every weight a little so that the surprise would have been smaller; then again, thousands of times. The slider in the header goes through the checkpoints that were kept on the way.",
+  about: "Training shows the model a piece of text, measures how surprised it is by each next token, and turns every weight a little so that the surprise would have been smaller; then again, hundreds or thousands of times. The slider in the header goes through the checkpoints that were kept on the way.",
   needs: "run",
 
   controls(root, context) {
@@ -49,12 +49,12 @@ export default {
     const small = h("div", {class: "columns three"});
     root.append(small);
     const rate = curve(small, "Learning rate", "How far each update may go.", "");
-    const gradient = curve(small, "Gradient norm", "How steep the loss is. Jumps here come before jumps of the loss.", "");
+    const gradient = curve(small, "Gradient norm", "How steep the loss is. Round marks are spikes here, too.", "");
     const speed = curve(small, "Speed", "Tokens read in a second.", "tokens/s");
     const samples = figure(root, "What it writes", "A sample at the step of the slider, or the last one before it. Drag the slider from step 0 to the end and read.");
     const tables = figure(root, "How near it is to plain counting", "Distance of each checkpoint's predictions from two tables counted in the training text: how often each token occurs, and how often after the token before it. Low: it predicts like that table. Then it leaves both behind.");
-    const health = figure(root, "How far each update moves the weights", "Length of an update over length of the layer's weights. About a thousandth is healthy at a steady rate: far more shakes what was learnt, far less learns nothing.");
-    const weights = figure(root, "Length of the weights", "L2 norm over the matrices of each layer. Growth without end is a sign of a rate that is too high or of missing weight decay.");
+    const health = figure(root, "How far each update moves the weights", "Length of an update over length of the layer's weights. It rises while the learning rate warms up and falls with it: the last updates move almost nothing.");
+    const weights = figure(root, "Length of the weights", "L2 norm over the matrices of each layer.");
     const quality = context.run.tales ? figure(root, "Its stories, judged", "The built-in stories come from a grammar, so it can be checked whether a story of the model's own follows it, keeps its facts, and is new.") : null;
 
     // --- the records, and what comes ---
@@ -322,7 +322,7 @@ function workPanel(context) {
 
 function form(context, problem, trouble, started) {
   const parent = context.run.name, fields = {};
-  const text = h("textarea", {rows: 5, spellcheck: "false", placeholder: "Paste a text: 20 kB are learnt by heart, 1 MB is the most"});
+  const text = h("textarea", {rows: 5, spellcheck: "false", placeholder: "Paste a text: 20 kB can be learnt by heart, 1 MB is the most"});
   const file = h("input", {type: "file", accept: "text/plain,.txt,.md", onchange: async () => { if (file.files[0]) text.value = await file.files[0].text(); }});
   const textBox = h("div", {class: "wide"}, labelled("Text", text), labelled("or a text file", file));
   textBox.firstChild.classList.add("prompt");
