@@ -168,3 +168,21 @@ def test_all_of_a_page_can_be_reached_by_tab(watch):
             ".map((e) => e.outerHTML.slice(0, 120))"
         )
         assert left == [], name
+
+
+def test_the_tour_says_what_holds_for_the_run_at_hand(watch):
+    """Where first weights are counted from pairs, the first neighbours are no chance, and the page says so too."""
+    said = {"pairs": "were counted", "random": "of this run are random"}
+    noted = {"pairs": "counted from pairs", "random": "neighbours by chance"}
+    runs = {}
+    for name in ("story", "gpt2"):
+        watched = watch()
+        watched.page.add_init_script("localStorage.setItem('tinygpt-tour', JSON.stringify({stop: 3, open: true}))")
+        watched.open("/embeddings", run=name, step=0)
+        listed = watched.page.evaluate("fetch('/api/runs').then((reply) => reply.json())")["runs"]
+        start = runs[name] = next(run["start"] for run in listed if run["name"] == name)
+        watched.page.get_by_role("button", name="whatever chance put there").click()
+        assert said[start] in watched.page.locator(".tour").inner_text()
+        watched.page.wait_for_function(f"document.body.innerText.includes({noted[start]!r})")
+        assert watched.errors == []
+    assert runs == {"story": "pairs", "gpt2": "random"}
