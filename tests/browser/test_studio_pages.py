@@ -144,6 +144,24 @@ def test_the_scale_stays_a_scale_without_colour_vision(watch, deficiency, scheme
     assert all(step < 0 for step in steps) or all(step > 0 for step in steps), row
 
 
+def test_text_is_never_markup(watch):
+    """R20: script strings as prompts make no script node, no dialog, no request, and stand there as text."""
+    attacks = [
+        "<script>window.hit=1</script>", "<img src=x onerror=window.hit=1>", "</textarea><svg onload=window.hit=1>",
+        "javascript:window.hit=1", "\"><iframe srcdoc='<script>parent.hit=1</script>'>", "{{constructor}}", "</script>",
+    ]  # fmt: skip
+    watched = watch()
+    dialogs = []
+    watched.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    for page in ("tokenizer", "attention", "generate", "lens", "memorisation"):
+        for attack in attacks:
+            watched.open(path(page), run="story", prompt=attack, text=attack)
+            assert watched.page.evaluate("document.scripts.length") == 1
+            assert watched.page.evaluate("document.querySelectorAll('iframe, main img, main script').length") == 0
+            assert watched.page.evaluate("window.hit") is None
+    assert (dialogs, watched.strangers) == ([], [])
+
+
 def test_all_of_a_page_can_be_reached_by_tab(watch):
     """E4: no button, field or link of a page lies out of the keyboard's way."""
     watched = watch()
