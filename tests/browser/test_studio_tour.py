@@ -24,7 +24,8 @@ BOOK = "".join(
 FOCUSED = """(() => {
   const e = document.activeElement;
   if (!e || e === document.body) return "";
-  return e.getAttribute("aria-label") || [...(e.labels ?? [])].map((l) => l.innerText).join(" ") || e.innerText || e.textContent || e.tagName;
+  const label = [...(e.labels ?? [])].map((l) => l.innerText).join(" ");
+  return e.getAttribute("aria-label") || label || e.innerText || e.textContent || e.tagName;
 })()"""
 
 
