@@ -217,7 +217,7 @@ function pane(page, parent, context) {
       element.removeAttribute("aria-busy");
     }
     busy = false;
-    if (!closed) dispatchEvent(new CustomEvent("drawn"));
+    if (!closed) dispatchEvent(new CustomEvent("drawn", {detail: "pane"}));
   }
 
   return {

@@ -39,14 +39,16 @@ export function heatmap({label, onpick, onmove}) {
     const widest = (names) => Math.min(110, Math.max(0, ...names.map((name) => context.measureText(name).width)));
     const width = room || element.clientWidth || 600;
     const left = rows.length > 1 || rows[0] ? Math.ceil(widest(rows)) + 10 : 2;
-    const smallest = data.texts ? 52 : 3;
-    const size = Math.max(smallest, Math.min(data.cell, Math.floor((width - left - 4) / columns.length)));
-    const cellWidth = data.texts ? Math.max(size, Math.min(76, Math.floor((width - left - 4) / columns.length))) : size;
+    const smallest = data.texts ? 52 : 3, overhang = Math.min(80, Math.ceil(widest(columns.slice(-3)) * 0.7));
+    const among = (room) => Math.floor((room - left - 4) / columns.length); // pixels of a column
+    const slanting = widest(columns) > Math.min(data.texts ? 76 : data.cell, among(width)) - 4; // names will be slanted
+    const share = among(slanting ? width - overhang : width), size = Math.max(smallest, Math.min(data.cell, share));
+    const cellWidth = data.texts ? Math.max(size, Math.min(76, share)) : size;
     const height = data.height ?? (data.texts ? 26 : size);
     const named = cellWidth >= 13, rowsNamed = height >= 11;
     const slanted = named && widest(columns) > cellWidth - 4;
     const top = named && columns.some(Boolean) ? (slanted ? Math.ceil(widest(columns) * 0.75) + 14 : 20) : 4;
-    const right = slanted ? Math.min(80, Math.ceil(widest(columns.slice(-3)) * 0.7)) : 2;
+    const right = slanted ? overhang : 2;
     layout = {left, top, width: cellWidth, height, accent, ink, ratio, full: [left + columns.length * cellWidth + right, top + rows.length * height + 4]};
     const [full, tall] = layout.full;
     base.width = full * ratio;

@@ -45,7 +45,7 @@ export function later(work, failed, wait = 350) {
       }
     }
     busy = false;
-    dispatchEvent(new CustomEvent("drawn"));
+    dispatchEvent(new CustomEvent("drawn", {detail: "later"}));
   }
   return (...given) => {
     wish = given;

@@ -38,7 +38,7 @@ export default {
     const patch = figure(root, "Which places carry it", "Take a second prompt with as many tokens and another answer. The model reads the second one, but one place gets its value from the first. Dark: this place alone brings the first answer back. Click a cell to see it happen.");
     const after = figure(root, "The second prompt, patched at one place", "Full bars: with the patch. Dashed outlines: without it.");
 
-    let corner = null;
+    let corner = null, followed = null;
     const map = heatmap({label: "Lens", onpick: (i, j) => {
       const {top, first} = corner;
       did("lens", {layer: i, position: j + first});
@@ -83,6 +83,8 @@ export default {
       corner = {top, first};
       map.update({rows, columns: shown, values: reply.data.probability, texts: top.map((row) => row.map((token) => token.shown)), max: 1, ring: [null, p], rowName: "the stream after", columnName: "token",
         say: (i, j) => `After ${rows[i]}, at “${shown[j]}”: “${top[i][j].shown}” ${percent(reply.data.probability[i][j])}. “${targets[j].shown}” has ${percent(reply.data.target_probability[i][j])}, ${ordinal(reply.data.rank[i][j])}.`});
+      if (p !== followed) requestAnimationFrame(() => map.reveal(rows.length - 1, p));
+      followed = p;
       seen.show(reply, held, matrixTable("layer", rows, shown, top.map((row, i) => row.map((token, j) => `${token.shown} ${percent(reply.data.probability[i][j])}`))));
       showCandidates(reply, p, target, last, wanted);
 
