@@ -118,7 +118,7 @@ export function scatter({label, onpick}) {
 }
 
 function keyShape(i) {
-  const svg = s("svg", {viewBox: "-7 -7 14 14", width: 14, height: 14, "aria-hidden": "true", style: {color: LINES[i % LINES.length][0]}}, s("g", {class: "point"}));
+  const svg = s("svg", {viewBox: "-7 -7 14 14", width: 14, height: 14, "aria-hidden": "true"}, s("g", {class: "point", style: {color: LINES[i % LINES.length][0]}}));
   svg.firstChild.append(SHAPES[i % SHAPES.length]());
   return svg;
 }

@@ -112,7 +112,7 @@ function thumbnails() {
   grid.label = (labels) => {
     for (const {layer, head, label, button} of cells) {
       const known = labels?.get(headName(layer, head));
-      const words = known ? `${known.label} ${known.score.toFixed(2)}` : "…";
+      const words = known ? `${known.label}\n${known.score.toFixed(2)}` : "…\n";
       if (label.textContent !== words) label.textContent = words;
       label.classList.toggle("mixed", !known || known.label === "mixed");
       button.title = known ? `${known.label}: ${number(known.score)} (at step 0: ${number(known.at_start)})` : "";

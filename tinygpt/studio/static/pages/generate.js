@@ -330,7 +330,7 @@ function drawTree(root, onpick) {
     for (const other of nodes) other.element?.setAttribute("tabindex", other === item ? "0" : "-1");
     item.element.focus();
   };
-  const cut = (text) => (text.length > 11 ? `${text.slice(0, 10)}…` : text);
+  const cut = (text) => (text.length > 8 ? `${text.slice(0, 7)}…` : text);
   for (const item of nodes) {
     const share = item.parent ? item.node.probability : 0, words = item.parent ? `${item.path.map((node) => node.shown).join(" ")}, ${percent(share)}` : `from ${item.node.shown}`;
     const style = item.parent ? {fill: onColour(share)} : {};
