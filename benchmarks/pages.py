@@ -190,17 +190,19 @@ PROMPT = "Once upon a time there was a kind girl called {}. Everybody liked"  # 
 
 def shots(address: str) -> list[Shot]:
     """Every page, with something worth looking at on it."""
-    labels = ask(address, "/api/models/stories@best/head_labels")["data"]["labels"]
-    head = max(labels, key=lambda one: one["score"])
     prompt, other = PROMPT.format("Julia"), PROMPT.format("Tom")
-    here = {"layer": head["layer"], "head": head["head"], "prompt": prompt}
+    looks = ask(address, f"/api/models/stories@best/attention?{urlencode({'prompt': prompt})}")["data"]
+    name = next(i for i, token in enumerate(looks["tokens"]) if "Jul" in token["shown"])
+    heads = [(rows[-1][name], i, j) for i, layer in enumerate(looks["pattern"]) for j, rows in enumerate(layer)]
+    _, layer, head = max(heads)  # looks most from the end at the name, which comes next
+    here = {"layer": layer, "head": head, "prompt": prompt}
     steps = next(run for run in ask(address, "/api/runs")["runs"] if run["name"] == "recited")["steps"]
     last = {"run": "recited", "step": steps[-1]["step"], "prompt": "Once upon a time"}
     everywhere = ("light", "dark", "narrow")
     return [
         Shot("home", "", {"prompt": "The old fox smiled"}, 1150, widths=everywhere),
         Shot("data", "data", {}, 1200),
-        Shot("tokenizer", "tokenizer", {"prompt": "Zoë saw 1,234 grasshoppers!", "piece": 10, "upto": 150}, 1200),
+        Shot("tokenizer", "tokenizer", {"prompt": "Zoë saw 1,234 grasshoppers!", "piece": 11, "upto": 150}, 1200),
         Shot("embeddings", "embeddings", {"find": "rabbit"}, 1250, widths=("light", "dark")),
         Shot("forward", "forward", {"prompt": prompt}, 1250),
         Shot("attention", "attention", here, 1450, widths=everywhere),
@@ -208,7 +210,7 @@ def shots(address: str) -> list[Shot]:
         Shot("lens", "lens", {"prompt": prompt}, 1250, widths=("light", "dark")),
         Shot("patching", "lens", {"prompt": prompt, "other": other}, 800, "Which places carry it"),
         Shot("generate", "generate", {"prompt": "Once upon a time", "predict": "off", "temperature": 0.8,
-                                      "written": 40}, 1350, widths=("light", "narrow")),
+                                      "written": 40, "at": 13}, 1350, widths=("light", "narrow")),
         Shot("memorisation", "memorisation", last, 1500),
         Shot("training", "training", {}, 1550, widths=everywhere),
         Shot("compare", "compare", {"runs": ["stories", "recited"], "prompt": "Once upon a time"}, 1500),
@@ -282,13 +284,13 @@ def take(browser: Any, address: str, shot: Shot, width: str, path: Path) -> int:
 
 
 def squeeze(path: Path) -> int:
-    """Write a PNG again with 128 colours, which these pages hardly exceed; its bytes."""
+    """Write a PNG again with 256 colours, rare ones among them; its bytes."""
     try:
         from PIL import Image
     except ImportError:
         raise BenchmarkError("pip install pillow: it makes the pictures small.") from None
     with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
     return path.stat().st_size
 
