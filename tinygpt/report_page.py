@@ -362,8 +362,8 @@ def model_sections(run: Run) -> str:
     except UserError as error:
         return f"<p>{text(error)}</p>"
     prompt = opening(run, 40)
-    while len(m.tokenizer.encode(prompt)) > min(PROMPT_TOKENS, m.config.block_size) and " " in prompt:
-        prompt = prompt.rpartition(" ")[0]
+    while len(m.tokenizer.encode(prompt)) > min(PROMPT_TOKENS, m.config.block_size):
+        prompt = prompt.rpartition(" ")[0] or prompt[: len(prompt) // 2]  # one endless word
     result = ti.attention(m, prompt)
     pattern, pieces = np.asarray(result["pattern"]), [str(piece["shown"]) for piece in result["tokens"]]
     layers, heads = pattern.shape[:2]

@@ -23,7 +23,7 @@ def browser_path() -> str | None:
     return chosen or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running: other modules' tests start their own
 def chromium():
     """The browser of this system; a page of it is closed by whoever opened it."""
     path = browser_path()

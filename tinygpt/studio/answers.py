@@ -182,7 +182,7 @@ def card_of(folder: Path) -> dict[str, Any]:
         "finished": step >= stored["train"]["max_steps"], "tales": bool(stored["floor"]),
         "start": "pairs" if counted else "random",
         **{name: model[name] for name in ("vocab_size", "n_embd", "n_layers", "n_heads", "block_size")},
-        "opening": opening_of(samples, bool(stored["floor"])),
+        "opening": opening_of(samples, bool(stored["floor"]), model["block_size"]),
         "steps": [
             {"step": kept, "kind": "checkpoint" if kept in whole else "snapshot", "best": kept == best,
              "val_bpb": evals.get(kept)}
@@ -191,10 +191,11 @@ def card_of(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def opening_of(samples: list[dict[str, Any]], tales: bool) -> str:
-    """A prompt to begin with: the first words of what the run has written last, or of a tale."""
+def opening_of(samples: list[dict[str, Any]], tales: bool, block_size: int) -> str:
+    """A prompt to begin with: the first words of what the run has written last, or of a tale; it fits in any tokens."""
     last = str(samples[-1].get("text", "")) if samples else ""
-    return " ".join(last.split()[:OPENING_WORDS])[:80] or "Once upon a time" * tales
+    words = " ".join(last.split()[:OPENING_WORDS]).encode()[: min(80, block_size)].decode(errors="ignore")
+    return words or "Once upon a time" * tales
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
