@@ -16,11 +16,8 @@ Needs Chromium (TINYGPT_BROWSER, or on the path) and `pip install playwright`.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import urlopen
 
 from benchmarks import contenders
+from benchmarks.browser import browser_path, chromium
 from benchmarks.common import (
     BenchmarkError,
     add_timeout,
@@ -43,8 +40,8 @@ from benchmarks.common import (
     report,
     say,
 )
+from benchmarks.reliability.studio import StudioServer, studio
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SHAPE = ["n_embd=320", "n_heads=5", "n_layers=6", "block_size=256", "vocab_size=4096"]  # 10 million
 PROMPT_TOKENS = 128
 PAGES = {"Attention": "attention", "Lens": "lens", "Forward pass": "forward", "Generate": "generate"}
@@ -65,47 +62,16 @@ CLOCK = """() => {
 }"""
 
 
-# --- a studio and a browser ------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def studio(folder: Path, runs: Path | None = None) -> Iterator[str]:
-    """The address of a `tinygpt studio` over folder/runs, or over `runs`."""
-    command = [sys.executable, "-m", "tinygpt", "studio", *([str(runs)] if runs else []), "--port", "0", "--no-browser"]
-    environment = {**contenders.environment(folder, "cpu"), "OMP_NUM_THREADS": str(cores())}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:\d+/\S*", line):
-                yield found[0]
-                return
-        raise BenchmarkError("the studio ended before it was open.")
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
-def chromium() -> Iterator[Any]:
-    """The browser of this system."""
-    path = os.environ.get("TINYGPT_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+def opened(folder: Path, runs: Path | None = None) -> Iterator[tuple[StudioServer, Any]]:
+    """A studio over folder/runs, or `runs`, with all cores, and a browser."""
+    path = browser_path()
     if path is None:
         raise BenchmarkError("there is no Chromium; install one, or set TINYGPT_BROWSER to its path.")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise BenchmarkError("pip install playwright: it drives the browser.") from None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def ask(address: str, path: str) -> Any:
-    """The JSON of a reply of the studio."""
-    with urlopen(address.split("#")[0].rstrip("/") + path) as answer:
-        return json.load(answer)
+    if importlib.util.find_spec("playwright") is None:
+        raise BenchmarkError("pip install playwright: it drives the browser.")
+    with studio(folder, runs=runs, threads=cores()) as server, chromium(path) as browser:
+        yield server, browser
 
 
 # --- from a key to the picture ---------------------------------------------------------------------------------------
@@ -127,10 +93,10 @@ def keystrokes(keys: int, timeout_s: float, history: Path) -> None:
         prompt = tokenizer.decode(tokenizer.encode(tale)[: PROMPT_TOKENS - keys // 8])  # the middle key makes it 128
         typed = tale[len(prompt) : len(prompt) + keys].replace("\n", " ")
         values: dict[str, list[float]] = {}
-        with studio(folder / "made") as address, chromium() as browser:
+        with opened(folder / "made") as (server, browser):
             for name, page in PAGES.items():
                 say(f"{name}: {keys} keys ...")
-                values[name] = type_into(browser, f"{address.split('#')[0]}{page}", prompt, typed)
+                values[name] = type_into(browser, f"{server.url}/{page}", prompt, typed)
         values["all"] = [ms for one in values.values() for ms in one]
         found = figures("key to picture", "ms", values)
         tail = {name: [sorted(ms)[int(0.95 * (len(ms) - 1))]] for name, ms in values.items()}
@@ -188,15 +154,15 @@ class Shot:
 PROMPT = "Once upon a time there was a kind girl called {}. Everybody liked"  # and the answer is the name
 
 
-def shots(address: str) -> list[Shot]:
+def shots(server: StudioServer) -> list[Shot]:
     """Every page, with something worth looking at on it."""
     prompt, other = PROMPT.format("Julia"), PROMPT.format("Tom")
-    looks = ask(address, f"/api/models/stories@best/attention?{urlencode({'prompt': prompt})}")["data"]
+    looks = server.ask("GET", f"/api/models/stories@best/attention?{urlencode({'prompt': prompt})}").json["data"]
     name = next(i for i, token in enumerate(looks["tokens"]) if "Jul" in token["shown"])
     heads = [(rows[-1][name], i, j) for i, layer in enumerate(looks["pattern"]) for j, rows in enumerate(layer)]
     _, layer, head = max(heads)  # looks most from the end at the name, which comes next
     here = {"layer": layer, "head": head, "prompt": prompt}
-    steps = next(run for run in ask(address, "/api/runs")["runs"] if run["name"] == "recited")["steps"]
+    steps = next(run for run in server.ask("GET", "/api/runs").json["runs"] if run["name"] == "recited")["steps"]
     last = {"run": "recited", "step": steps[-1]["step"], "prompt": "Once upon a time"}
     everywhere = ("light", "dark", "narrow")
     return [
@@ -223,14 +189,13 @@ def screenshots(target: Path, runs: Path | None, timeout_s: float) -> None:
         folder = Path(temporary)
         if runs is None:
             train_for_pictures(folder, timeout_s)
-        address = stack.enter_context(studio(folder, runs.resolve() if runs else None))
-        browser = stack.enter_context(chromium())
+        server, browser = stack.enter_context(opened(folder, runs.resolve() if runs else None))
         target.mkdir(parents=True, exist_ok=True)
         total = 0
-        for shot in shots(address):
+        for shot in shots(server):
             for width in shot.widths:
                 name = shot.name if width == "light" else f"{shot.name}-{width}"
-                total += take(browser, address, shot, width, target / f"{name}.png")
+                total += take(browser, server, shot, width, target / f"{name}.png")
         say(f"{total / 1e6:.2f} MB in {target}.")
 
 
@@ -247,7 +212,7 @@ def train_for_pictures(folder: Path, timeout_s: float) -> None:
             raise BenchmarkError(f"the training ended with exit code {finished.exit_code}.")
 
 
-def take(browser: Any, address: str, shot: Shot, width: str, path: Path) -> int:
+def take(browser: Any, server: StudioServer, shot: Shot, width: str, path: Path) -> int:
     """One picture; its bytes."""
     narrow = width == "narrow"
     context = browser.new_context(
@@ -256,9 +221,9 @@ def take(browser: Any, address: str, shot: Shot, width: str, path: Path) -> int:
     )  # fmt: skip
     try:
         page = context.new_page()
-        page.goto(address)  # with the token of this start
+        page.goto(f"{server.url}/#token={server.token}")  # with the token of this start
         given = {name: value if isinstance(value, str) else json.dumps(value) for name, value in shot.given.items()}
-        page.goto(f"{address.split('#')[0]}{shot.page}?{urlencode({'run': 'stories', **given})}")
+        page.goto(f"{server.url}/{shot.page}?{urlencode({'run': 'stories', **given})}")
         page.wait_for_selector("main h1")
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(2500)  # what stands lower comes a moment later

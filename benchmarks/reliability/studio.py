@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import random
 import re
 import secrets
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from benchmarks.browser import browser_path, chromium
 from benchmarks.reliability.common import Row, Scale, environment
 from benchmarks.reliability.data import tree
 from benchmarks.reliability.server import NAME, Server, random_run, request, status_of, wait_until
@@ -38,7 +38,6 @@ SCRIPTS = (
     "<iframe srcdoc='<script>parent.document.title=1</script>'>", "<body onload=document.title=1>", "<!--<script>",
     "javascript:document.title=1", "\u2028<script>document.title=1</script>", "<ScRiPt>document.title=1</sCrIpT >",
 )  # fmt: skip
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class StudioServer(Server):
@@ -63,13 +62,14 @@ class StudioServer(Server):
 
 
 @contextlib.contextmanager
-def studio(folder: Path, code: str = "") -> Iterator[StudioServer]:
-    """`tinygpt studio` over folder/runs; code: Python that runs in the process before the command."""
+def studio(folder: Path, code: str = "", runs: Path | None = None, threads: int = 1) -> Iterator[StudioServer]:
+    """`tinygpt studio` over folder/runs, or `runs`; code: Python that runs in the process before the command."""
     program = ["-c", f"{code}\nfrom tinygpt.cli import main\nmain()"] if code else ["-m", "tinygpt"]
-    words = [sys.executable, *program, "studio", "--port", "0", "--no-browser"]
+    words = [sys.executable, *program, "studio", *([str(runs)] if runs else []), "--port", "0", "--no-browser"]
+    variables = {**environment(), "OMP_NUM_THREADS": str(threads)}
     said = folder / f"said-{time.monotonic_ns()}"
     with said.open("wb") as out:
-        process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(words, cwd=folder, env=variables, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield StudioServer(process, said)
     finally:
@@ -197,16 +197,11 @@ def strings(result: Row, scale: Scale, server: StudioServer) -> None:
         result.check((answer.status, answer.headers["content-type"]) == (404, "application/json"), f"run {script!r}")
     if not scale.full:
         return
-    path = os.environ.get("TINYGPT_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = browser_path()
     if path is None:
         result.lowered = "no browser here: script strings only in replies"
         return
-    from playwright.sync_api import sync_playwright
-
-    with (
-        sync_playwright() as playwright,
-        contextlib.closing(playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])) as browser,
-    ):
+    with chromium(path) as browser:
         page = browser.new_page()
         for number in range(200):
             script = SCRIPTS[number % len(SCRIPTS)] + (f" {number}" if number >= len(SCRIPTS) else "")

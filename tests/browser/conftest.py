@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,13 +13,10 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from command_line import environment
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+from benchmarks.browser import browser_path
+from benchmarks.browser import chromium as launched
+
 SHAPE = ["n_embd=48", "n_layers=2", "n_heads=3", "block_size=64", "vocab_size=420", "threads=1", "compiled=no"]
-
-
-def browser_path() -> str | None:
-    chosen = os.environ.get("TINYGPT_BROWSER")
-    return chosen or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(scope="module")  # Playwright keeps an event loop running: other modules' tests start their own
@@ -29,12 +25,8 @@ def chromium():
     path = browser_path()
     if path is None:
         pytest.skip("NO BROWSER: install chromium (apt install chromium), or set TINYGPT_BROWSER")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with launched(path) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def test_all_of_a_page_can_be_reached_by_tab(watch):
 
 def test_the_tour_says_what_holds_for_the_run_at_hand(watch):
     """Where first weights are counted from pairs, the first neighbours are no chance, and the page says so too."""
-    said = {"pairs": "were counted", "random": "of this run are random"}
+    said = {"pairs": "were counted", "random": "random first vectors have neighbours by chance"}
     noted = {"pairs": "counted from pairs", "random": "neighbours by chance"}
     runs = {}
     for name in ("story", "gpt2"):

@@ -14,7 +14,7 @@ from command_line import refused
 
 import tinygpt.inspect as ti
 from tinygpt.evaluate import bigram_probabilities
-from tinygpt.inspect import dynamics
+from tinygpt.inspect import dynamics, trace
 from tinygpt.inspect.result import Result, public
 from tinygpt.records import Log, read
 from tinygpt.runs import open_run
@@ -144,7 +144,7 @@ def test_tables_are_the_mean_divergence_from_counted_tables(copied):
     found, V = ti.tables(m), copied.tokenizer.vocab_size
     train = np.asarray(copied.train_ids)
     unigram = (np.bincount(train, minlength=V) + 1) / (len(train) + V)
-    windows = dynamics.validation_windows(m)
+    windows = trace.windows(m)[:, :-1].numpy()
     sums = np.zeros(2)
     for ids in windows:
         with torch.inference_mode():

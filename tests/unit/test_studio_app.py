@@ -130,6 +130,16 @@ def test_runs_are_listed_with_their_steps(studio, root):
     assert run["start"] == "pairs"  # start=auto, and the shape can hold them
 
 
+def test_a_run_that_began_with_another_model_says_so(tmp_path, root):
+    """Pins: the pages tell of counted or random first weights, which such a run never had."""
+    shutil.copytree(root, tmp_path / "runs")
+    path = tmp_path / "runs" / "mine" / "config.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "from": {"source": "letters", "step": 3, "sha256": "a" * 64}}))
+    (run,) = ask(Studio(tmp_path / "runs"), "GET", "/api/runs").json()["runs"]
+    assert run["start"] == "another model"
+
+
 def test_a_run_that_cannot_be_read_is_named_and_spoils_nothing(tmp_path, root):
     shutil.copytree(root, tmp_path / "runs")
     (tmp_path / "runs" / "sick").mkdir()

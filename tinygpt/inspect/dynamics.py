@@ -22,16 +22,15 @@ from tinygpt import checkpoint, runs
 from tinygpt.config import OWNER, to_dict
 from tinygpt.corpus import tales
 from tinygpt.data import count_pairs, count_tokens, sample, total_bytes
-from tinygpt.errors import BAD_INPUT, UserError, did_you_mean
+from tinygpt.errors import UserError, did_you_mean
 from tinygpt.folders import is_locked
 from tinygpt.inspect.result import MOST_BYTES, MOST_NUMBERS, Result, arguments_of, public
 from tinygpt.inspect.tokens import open_run
-from tinygpt.inspect.trace import Model, load
+from tinygpt.inspect.trace import Model, load, windows
 from tinygpt.records import METRICS, SAMPLES, counting, read, read_all
 from tinygpt.runs import Run
 
 MOST_RECORDS = 5_000  # in one reply of `records`
-WINDOWS, LENGTH = 32, 128  # of validation text, for `tables`
 # A record is a spike if it is so many deviations above the median of the NEAR records before it, and at least so far:
 # nats per token; for the gradient norm the logarithm counts, so 1.1 is three times the usual. The deviation is taken
 # from how far the last BEFORE records jumped one to the next: the fall of the loss itself is none (LOG.md).
@@ -126,16 +125,19 @@ def checkpoints(run: Run | str) -> Result:
     steps: {step, kind ("checkpoint", or "snapshot": weights alone), best, val_bpb where it was validated}.
     """
     run = open_run(run)
-    folder = run.folder / "checkpoints"
-    whole = {checkpoint.step_of(path) for path in checkpoint.step_folders(folder)}
-    figures = {r["step"]: r["val_bpb"] for r in read(run.folder / METRICS) if r["kind"] == "eval"}
-    best = next((checkpoint.step_of(path) for path in checkpoint.in_order(folder, "best")), None)
-    steps = [
+    return Result(steps=kept(run.folder, read(run.folder / METRICS)))
+
+
+def kept(folder: Path, everything: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same of a run folder and its records."""
+    whole = {checkpoint.step_of(path) for path in checkpoint.step_folders(folder / "checkpoints")}
+    figures = {r["step"]: r.get("val_bpb") for r in everything if r.get("kind") == "eval"}
+    best = next((checkpoint.step_of(path) for path in checkpoint.in_order(folder / "checkpoints", "best")), None)
+    return [
         {"step": step, "kind": "checkpoint" if step in whole else "snapshot", "best": step == best,
          "val_bpb": figures.get(step)}
-        for step in checkpoint.steps_kept(run.folder)
+        for step in checkpoint.steps_kept(folder)
     ]  # fmt: skip
-    return Result(steps=steps)
 
 
 @public
@@ -274,27 +276,17 @@ def tables(m: Model) -> Result:
     after the token that stands there (both as the baselines of `evaluate`). A model is 0 nats from a table it knows by
     heart and does not go beyond. windows, positions: how much was read.
     """
-    windows = validation_windows(m)
+    read_there = windows(m)[:, :-1]  # (32, T)
     singles, rows = counted(m.run.folder.resolve(), m.tokenizer.sha256)
     log_singles = torch.from_numpy(singles).log()
     unigram_nats = bigram_nats = 0.0
-    for ids in windows:
-        logp = m.model(torch.from_numpy(ids.astype(np.int64))[None])[0].log_softmax(-1)  # (T, V)
-        p, log_pairs = logp.exp(), torch.from_numpy(rows(ids)).log_()
+    for ids in read_there:
+        logp = m.model(ids[None])[0].log_softmax(-1)  # (T, V)
+        p, log_pairs = logp.exp(), torch.from_numpy(rows(ids.numpy())).log_()
         unigram_nats += float((p * (logp - log_singles)).sum(dtype=torch.float64))
         bigram_nats += float((p * (logp - log_pairs)).sum(dtype=torch.float64))
-    places = sum(len(ids) for ids in windows)
-    return Result(unigram=unigram_nats / places, bigram=bigram_nats / places, windows=len(windows), positions=places)
-
-
-def validation_windows(m: Model) -> list[np.ndarray]:
-    """WINDOWS evenly spaced pieces of validation text, fewer if it is short, of at most LENGTH tokens."""
-    ids, length = m.run.val_ids, min(m.config.block_size, LENGTH)
-    if len(ids) < 2:
-        raise UserError(f"{m.run.folder.name} kept no validation text to hold the model against.", BAD_INPUT)
-    last = max(0, len(ids) - length)
-    starts = sorted({round(i * last / (WINDOWS - 1)) for i in range(WINDOWS)})
-    return [np.asarray(ids[start : start + length]) for start in starts]
+    places = read_there.numel()
+    return Result(unigram=unigram_nats / places, bigram=bigram_nats / places, windows=len(read_there), positions=places)
 
 
 @functools.lru_cache(maxsize=4)

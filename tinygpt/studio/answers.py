@@ -23,7 +23,7 @@ from tinygpt import checkpoint, records, runs
 from tinygpt.config import from_stored
 from tinygpt.errors import NO_CHECKPOINT, UserError, did_you_mean
 from tinygpt.folders import check_name, is_locked
-from tinygpt.inspect import text
+from tinygpt.inspect import dynamics, text
 from tinygpt.inspect.result import Result, arguments_of
 from tinygpt.start import starts_from_pairs
 from tinygpt.storage import read_json
@@ -169,25 +169,21 @@ def card_of(folder: Path) -> dict[str, Any]:
     """Name, shape, figures and kept steps of a run, from its small files alone."""
     stored = read_json(folder / "config.json")
     written = records.read(folder / records.METRICS)
-    evals = {r["step"]: r.get("val_bpb") for r in written if r.get("kind") == "eval"}
-    whole = {checkpoint.step_of(path) for path in checkpoint.step_folders(folder / "checkpoints")}
-    best = next((checkpoint.step_of(path) for path in checkpoint.in_order(folder / "checkpoints", "best")), None)
+    steps = dynamics.kept(folder, written)
+    figures = [r["val_bpb"] for r in written if r.get("kind") == "eval" and r.get("val_bpb")]
     step = max((r.get("step", 0) for r in written if r.get("kind") != "event"), default=0)
     model, samples = stored["model"], records.read(folder / records.SAMPLES)
     config, _ = from_stored(stored)
     counted = starts_from_pairs(config.model, config.train.start)
+    start = "another model" if stored.get("from") else "pairs" if counted else "random"
     return {
         "name": folder.name, "preset": stored["preset"], "parameters": stored["parameters"], "step": step,
-        "max_steps": stored["train"]["max_steps"], "val_bpb": min((v for v in evals.values() if v), default=None),
+        "max_steps": stored["train"]["max_steps"], "val_bpb": min(figures, default=None),
         "finished": step >= stored["train"]["max_steps"], "tales": bool(stored["floor"]),
-        "start": "pairs" if counted else "random",
+        "start": start,
         **{name: model[name] for name in ("vocab_size", "n_embd", "n_layers", "n_heads", "block_size")},
         "opening": opening_of(samples, bool(stored["floor"]), model["block_size"]),
-        "steps": [
-            {"step": kept, "kind": "checkpoint" if kept in whole else "snapshot", "best": kept == best,
-             "val_bpb": evals.get(kept)}
-            for kept in checkpoint.steps_kept(folder)
-        ],
+        "steps": steps,
     }  # fmt: skip
 
 

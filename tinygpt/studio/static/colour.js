@@ -12,8 +12,6 @@ let name = darkness.matches ? "dark" : "light"; // kept here, because pictures a
 let ink = null;
 darkness.addEventListener("change", () => { [name, ink] = [darkness.matches ? "dark" : "light", null]; });
 
-export const theme = () => name;
-
 /** The colours of lines and letters on a canvas: {ink, soft, accent}. */
 export function inks() {
   if (ink) return ink;

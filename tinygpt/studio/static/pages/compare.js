@@ -1,8 +1,8 @@
 // Runs side by side: what was set differently, and what came of it.
 
 import {call, compare} from "../api.js";
-import {bars, barsTable} from "../bars.js";
-import {announce, choice, h, millions, number, percent, toggle} from "../dom.js";
+import {bars} from "../bars.js";
+import {announce, choice, h, number, percent, toggle} from "../dom.js";
 import {figure} from "../figure.js";
 import {lines, linesTable} from "../lines.js";
 import {later, promptBox, promptOf} from "../parts.js";

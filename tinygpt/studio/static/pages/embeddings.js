@@ -117,8 +117,8 @@ function nearFigure(root) {
   element.draw = (reply, model) => {
     const {token, count, neighbours, metric} = reply.data;
     element.rename(`Nearest to “${token.shown}”`);
-    const [first, last] = ends(model), random = model.info.start === "random";
-    const begun = model.step !== first || first !== 0 ? "" : random ? " At this step all rows are random numbers: these are neighbours by chance." : " At this step the rows are counted from pairs of tokens (setting start): near are tokens after which the same tokens follow.";
+    const [first, last] = ends(model), {start} = model.info, random = start === "random";
+    const begun = model.step !== first || first !== 0 ? "" : random ? " At this step all rows are random numbers: these are neighbours by chance." : start === "another model" ? " At this step the rows are those of the model that this run began with (--from)." : " At this step the rows are counted from pairs of tokens (setting start): near are tokens after which the same tokens follow.";
     note.textContent = `${times(count)} in the training text.${count === 0 ? " So it has no use that its neighbours could tell of." : count < 10 ? " That is too rare to learn much about it." : ""} The number is the ${metric === "dot" ? "dot product" : "cosine: 1 is the same direction, 0 at right angles"}. Pick one to go there.${begun}`;
     if (metric === "dot") most[model.run] = Math.max(most[model.run] ?? 0, ...neighbours.map((row) => Math.abs(row.value)));
     const rows = neighbours.map((row) => ({name: row.shown, id: row.id, value: row.value, note: `× ${number(row.count)}`}));

@@ -2,7 +2,7 @@
 
 import {call, callRun} from "../api.js";
 import {bars} from "../bars.js";
-import {announce, choice, h, number, s, slider} from "../dom.js";
+import {choice, h, number, s, slider} from "../dom.js";
 import {figure} from "../figure.js";
 import {lines} from "../lines.js";
 import {promptBox, promptOf} from "../parts.js";

@@ -217,7 +217,7 @@ export default {
       const [singles, pairs] = [nearest("unigram"), nearest("bigram")], start = Math.min(...measured.keys());
       const said = `Nearest to token counts (${number(singles.nats)} nats) at step ${number(singles.step)}, to pair counts (${number(pairs.nats)}) at step ${number(pairs.step)}`;
       if (pairs.step > singles.step) return `${said}: frequencies first, then pairs.`;
-      if (pairs.step === start && pairs.nats < singles.nats) return `${said}: its first weights were counted from pairs (setting start), so training begins where others must get first. Fork it with random first weights to see frequencies, then pairs.`;
+      if (context.run.start === "pairs" && pairs.step === start && pairs.nats < singles.nats) return `${said}: its first weights were counted from pairs (setting start), so training begins where others must get first. Fork it with random first weights to see frequencies, then pairs.`;
       return `${said}.`;
     }
 
