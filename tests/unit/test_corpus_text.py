@@ -8,7 +8,7 @@ import tinygpt.inspect as ti
 from tinygpt import runs
 from tinygpt.corpus.files import Reader
 from tinygpt.errors import UserError
-from tinygpt.inspect.tokens import MOST_TEXT
+from tinygpt.inspect.corpora import MOST_TEXT
 from tinygpt.tokenizer import train_tokenizer
 
 STORIES = [f"Story {i} of the owl.\n\nIt was night, and the moon was {'very ' * i}round." for i in range(12)]

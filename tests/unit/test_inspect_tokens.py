@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tinygpt.inspect as ti
 from tinygpt.errors import USAGE
+from tinygpt.inspect import corpora
 from tinygpt.inspect import tokens as module
 from tinygpt.inspect.result import arguments_of
 from tinygpt.runs import create, open_run
@@ -217,9 +218,9 @@ def test_a_text_that_cannot_be_used_is_refused(run):
 
 
 def test_a_long_text_is_cut_at_a_document(run, texts, monkeypatch):
-    monkeypatch.setattr(module, "MOST_TOKENS", 300)
+    monkeypatch.setattr(corpora, "MOST_TOKENS", 300)
     found = ti.corpus_stats(run)
-    some, rule = module.documents(run, "train")
+    some, rule = corpora.documents(run, "train")
     assert some == texts[: len(some)] and 0 < len(some) < 20 and "first 300 tokens" in rule
     assert found.truncated == rule
 

@@ -85,9 +85,9 @@ def subject_of(kind: str, reference: str) -> Any:
     """A checkpoint or a whole run."""
     if kind == "m":
         return ti.load(reference)
-    from tinygpt.inspect import tokens
+    from tinygpt.inspect.corpora import open_run
 
-    return tokens.open_run(reference)
+    return open_run(reference)
 
 
 def token_of(m: Any, parameter: str, text: str) -> str:

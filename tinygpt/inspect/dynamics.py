@@ -24,8 +24,8 @@ from tinygpt.corpus import tales
 from tinygpt.data import count_pairs, count_tokens, sample, total_bytes
 from tinygpt.errors import UserError, did_you_mean
 from tinygpt.folders import is_locked
+from tinygpt.inspect.corpora import open_run
 from tinygpt.inspect.result import MOST_BYTES, MOST_NUMBERS, Result, arguments_of, public
-from tinygpt.inspect.tokens import open_run
 from tinygpt.inspect.trace import Model, load, windows
 from tinygpt.records import METRICS, SAMPLES, counting, read, read_all
 from tinygpt.runs import Run

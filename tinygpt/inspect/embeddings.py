@@ -15,8 +15,9 @@ from tinygpt.checkpoint import steps_kept
 from tinygpt.data import count_tokens
 from tinygpt.errors import UserError
 from tinygpt.folders import resolve
+from tinygpt.inspect.corpora import Data
 from tinygpt.inspect.result import Result, public
-from tinygpt.inspect.tokens import Data, piece
+from tinygpt.inspect.tokens import piece
 from tinygpt.inspect.trace import Model, load
 from tinygpt.model import LearnedPositions, RotaryPositions
 from tinygpt.tokenizer import SPECIALS, Tokenizer

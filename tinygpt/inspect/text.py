@@ -19,8 +19,9 @@ from tinygpt.data import Ids, scoring_windows
 from tinygpt.errors import BAD_INPUT, UserError
 from tinygpt.evaluate import bits_per_byte, generate_documents
 from tinygpt.inference import Continuation, check_request, choose_decoder, reading, window_start
+from tinygpt.inspect.corpora import MOST_TOKENS, Data, documents, utf8
 from tinygpt.inspect.result import Result, public
-from tinygpt.inspect.tokens import MOST_TOKENS, Data, documents, piece, utf8
+from tinygpt.inspect.tokens import piece
 from tinygpt.inspect.trace import Model, encode, pieces
 from tinygpt.model import NoCache
 from tinygpt.sampling import Sampling, filter_logits
