@@ -166,6 +166,17 @@ def test_a_reply_is_the_bytes_of_the_function(studio, root, how):
     assert response.headers["content-type"] == "application/json"
 
 
+def test_a_kept_reply_answers_the_same_question_alone(studio, root):
+    """Pins: another prompt, function, step or run answered with what was kept for the one before."""
+    asked = [
+        ("GET", f"/api/models/mine@{step}/{name}", {"prompt": prompt})
+        for step in (0, 60) for name in ("lens", "attention") for prompt in ("The fox", "A small owl")
+    ] + [("GET", "/api/runs/mine/records", {"since": since}) for since in (0, 5)]  # fmt: skip
+    first = [ask(studio, method, path, params=given).content for method, path, given in asked]
+    assert len(set(first)) == len(asked)
+    assert [ask(studio, method, path, params=given).content for method, path, given in reversed(asked)] == first[::-1]
+
+
 def test_best_and_last_are_their_steps(studio, root):
     best = ask(studio, "GET", "/api/models/mine@best/architecture")
     step = best.json()["model"]["step"]
