@@ -74,10 +74,8 @@ def next_commands(run: Run, finished: bool = True) -> list[str]:
 
 
 def opening(run: Run, words: int = 3) -> str:
-    """The first words of the validation (else training) text, fit for a shell: a prompt in the text's own style."""
-    ids = run.val_ids if len(run.val_ids) > 1 else run.train_ids
-    text = run.tokenizer.decode(ids[1:200].tolist()).split()
-    plain = [w for w in text if all(c.isalpha() or c in ",.-" for c in w)]
+    """The first words of the validation (else training) text that are fit for a shell."""
+    plain = [w for w in runs.first_words(run) if all(c.isalpha() or c in ",.-" for c in w)]
     return " ".join(plain[:words]) or "The story begins"
 
 

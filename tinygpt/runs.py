@@ -181,6 +181,12 @@ def documents(run: Run, part: str = "train") -> list[str]:
     return [run.tokenizer.decode(ids[a + 1 : b].tolist()) for a, b in zip(begins, ends, strict=True)]
 
 
+def first_words(run: Run) -> list[str]:
+    """The words that the validation (else training) text begins with: a prompt in the text's own style."""
+    ids = run.val_ids if len(run.val_ids) > 1 else run.train_ids
+    return run.tokenizer.decode(ids[1:200].tolist()).split()
+
+
 def steps_recorded(run: Run) -> int:
     """The last step in metrics.jsonl, 0 if there is none; UserError (exit 65) if a line of it is damaged."""
     return max((r.get("step", 0) for r in read(run.folder / METRICS) if r.get("kind") != "event"), default=0)

@@ -140,6 +140,21 @@ def test_a_run_that_began_with_another_model_says_so(tmp_path, root):
     assert run["start"] == "another model"
 
 
+def test_the_pages_begin_with_words_of_the_unseen_text(tmp_path, root):
+    """Pins: they began with what the run had written last, which may be any garbage; a damaged text is no error."""
+    shutil.copytree(root, tmp_path / "runs")
+    mine, studio = tmp_path / "runs" / "mine", Studio(tmp_path / "runs")
+    run = runs.open_run(mine)[0]
+    (told,) = ask(studio, "GET", "/api/runs").json()["runs"]
+    words = told["opening"].split()
+    assert words and runs.documents(run, "val")[0].split()[: len(words) - 1] == words[:-1]
+    assert len(run.tokenizer.encode(told["opening"])) <= run.config.model.block_size
+    (mine / "data" / "val.tokens").write_bytes(b"no tokens")
+    os.utime(mine / "config.json")
+    (told,) = ask(studio, "GET", "/api/runs").json()["runs"]
+    assert told["opening"] == ""
+
+
 def test_a_run_that_cannot_be_read_is_named_and_spoils_nothing(tmp_path, root):
     shutil.copytree(root, tmp_path / "runs")
     (tmp_path / "runs" / "sick").mkdir()

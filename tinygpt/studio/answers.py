@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,7 +173,7 @@ def card_of(folder: Path) -> dict[str, Any]:
     steps = dynamics.kept(folder, written)
     figures = [r["val_bpb"] for r in written if r.get("kind") == "eval" and r.get("val_bpb")]
     step = max((r.get("step", 0) for r in written if r.get("kind") != "event"), default=0)
-    model, samples = stored["model"], records.read(folder / records.SAMPLES)
+    model = stored["model"]
     config, _ = from_stored(stored)
     counted = starts_from_pairs(config.model, config.train.start)
     start = "another model" if stored.get("from") else "pairs" if counted else "random"
@@ -182,16 +183,20 @@ def card_of(folder: Path) -> dict[str, Any]:
         "finished": step >= stored["train"]["max_steps"], "tales": bool(stored["floor"]),
         "start": start,
         **{name: model[name] for name in ("vocab_size", "n_embd", "n_layers", "n_heads", "block_size")},
-        "opening": opening_of(samples, bool(stored["floor"]), model["block_size"]),
+        "opening": opening_of(folder, stamps(folder / "config.json")),
         "steps": steps,
     }  # fmt: skip
 
 
-def opening_of(samples: list[dict[str, Any]], tales: bool, block_size: int) -> str:
-    """A prompt to begin with: the first words of what the run has written last, or of a tale; it fits in any tokens."""
-    last = str(samples[-1].get("text", "")) if samples else ""
-    words = " ".join(last.split()[:OPENING_WORDS]).encode()[: min(80, block_size)].decode(errors="ignore")
-    return words or "Once upon a time" * tales
+@lru_cache(maxsize=1000)  # runs
+def opening_of(folder: Path, stamp: tuple[Any, ...]) -> str:
+    """A prompt to begin with: the first words of the run's unseen text; it fits in any tokens."""
+    try:
+        run = runs.open_run(folder)[0]
+    except UserError:  # damaged: the pages say how, and any prompt does
+        return ""
+    words = " ".join(runs.first_words(run)[:OPENING_WORDS])
+    return words.encode()[: min(80, run.config.model.block_size)].decode(errors="ignore")
 
 
 # --- functions -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import {h, labelled} from "./dom.js";
 import {get, getNumber, set} from "./state.js";
 
 /** The prompt of the address, else an opening in the run's own style. */
-export const promptOf = (context) => get("prompt", context.run?.opening ?? "Once upon a time");
+export const promptOf = (context) => get("prompt", context.run?.opening || "Once upon a time");
 
 /** A field for the prompt that redraws at every key. */
 export function promptBox(context, words = "Prompt") {
