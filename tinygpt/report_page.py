@@ -270,7 +270,7 @@ def figure(chart: Chart) -> str:
 
 def drawing(chart: Chart, lines: Sequence[Line]) -> str:
     """Grid, marks, curves and events."""
-    left, right, top, bottom = 46, 12 + 74 * bool(chart.marks), 10, 26
+    left, right, top, bottom = 54, 12 + 74 * bool(chart.marks), 10, 26
     width, height = chart.width - left - right, chart.height - top - bottom
     ys = [y for line in lines for _, y in line.points]
     last = max(x for line in lines for x, _ in line.points) or 1
