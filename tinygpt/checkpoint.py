@@ -148,9 +148,11 @@ def save(run: Path, model: TinyGPT, optimizer: Optimizer, progress: Progress, di
         "optim.safetensors": safetensors.torch.save(optimizer_tensors(model, optimizer)),
         "state.json": canonical(dataclasses.asdict(progress)),
     }
+    unjudged = step > 0 and (progress.best_step, progress.since_best) == (0, 0)  # validated was only the start
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION, "tinygpt": tinygpt.__version__, "step": step, "digests": digests,
         "best_bpb": progress.best_bpb if progress.best_step == step else None,
+        "unjudged": unjudged,
         "files": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()},
     }  # fmt: skip
     manifest["sha256"] = sha256(canonical(manifest))
@@ -178,8 +180,9 @@ def save(run: Path, model: TinyGPT, optimizer: Optimizer, progress: Progress, di
         remove_if_possible(former)
     with contextlib.suppress(OSError):  # hints: the checkpoint is there without them
         write_atomic(folder / "LATEST", f"{target.name}\n".encode())
-        if progress.best_step in (step, None):
-            write_atomic(folder / "BEST", f"{target.name}\n".encode())
+        best = in_order(folder, "best")[0].name
+        if best != read_pointer(folder, "BEST"):
+            write_atomic(folder / "BEST", f"{best}\n".encode())
     return prune(folder)
 
 
@@ -307,18 +310,27 @@ def step_of(path: Path) -> int:
 
 
 def in_order(folder: Path, which: str) -> list[Path]:
-    """Checkpoint folders in the order in which `load` tries them."""
+    """Checkpoint folders in the order in which `load` tries them.
+
+    The start is the best only against weights that were validated: a run that was stopped before is better than that.
+    """
     paths = step_folders(folder)
     if which == "last":
         return paths
     if which != "best":
         return [path for path in paths if step_of(path) == int(which)]
 
-    def score(path: Path) -> float:
+    def said(path: Path) -> dict[str, Any]:
         try:
-            bpb = read_manifest(path).get("best_bpb")
+            return read_manifest(path)
         except (OSError, ValueError):
-            bpb = None
+            return {}
+
+    manifests = {path: said(path) for path in paths}
+    unjudged = next(filter(None, manifests.values()), {}).get("unjudged")  # by the newest
+
+    def score(path: Path) -> float:
+        bpb = None if unjudged and step_of(path) == 0 else manifests[path].get("best_bpb")
         return float(bpb) if isinstance(bpb, (int, float)) else float("inf")
 
     return sorted(paths, key=score)  # stable: those that never were the best come last, newest first

@@ -52,6 +52,19 @@ def read_json(path: Path) -> Any:
     return parse_json(read_regular(path))
 
 
+def stamps(*paths: Path) -> tuple[Any, ...]:
+    """What changes when one of the files does."""
+
+    def stamp(path: Path) -> tuple[int, ...]:
+        try:
+            about = path.stat()
+        except OSError:
+            return ()
+        return (about.st_mtime_ns, about.st_size, about.st_ino)
+
+    return tuple(map(stamp, paths))
+
+
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """A regular file to read; OSError for a link, a pipe or a device.

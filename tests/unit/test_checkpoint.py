@@ -160,6 +160,22 @@ def test_best_falls_back_to_the_next_best_and_then_to_the_newest(run, model, opt
     assert loaded.step == 15 and "step-00000020" in rejected[0] and len(rejected) == 1
 
 
+def test_the_start_is_the_best_only_against_weights_that_were_validated(tmp_path, model, optimizer):
+    """Pins: a run that was stopped before its second validation wrote with its untrained weights."""
+
+    def saved(step, best_step, since_best):
+        progress = Progress(step=step, best_bpb=2.0, best_step=best_step, since_best=since_best)
+        checkpoint.save(tmp_path, model, optimizer, progress, DIGESTS)
+        pointer = (tmp_path / "checkpoints" / "BEST").read_text().strip()
+        return checkpoint.load(tmp_path, "best")[0].step, pointer
+
+    assert saved(0, 0, 0) == (0, "step-00000000")
+    assert saved(7, 0, 0) == (7, "step-00000007")
+    assert saved(9, 0, 0) == (9, "step-00000009")
+    assert saved(20, 0, 1) == (0, "step-00000000")  # validated, and worse than the start
+    assert saved(30, 30, 0) == (30, "step-00000030")
+
+
 def test_weights_of_another_shape_are_exit_66(run, make_model):
     tensors = checkpoint.load(run)[0].model
     for other in (make_model("modern"), make_model("gpt2", n_layers=3), make_model("gpt2", d_ff=64)):

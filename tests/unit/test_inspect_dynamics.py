@@ -13,11 +13,13 @@ import torch
 from command_line import refused
 
 import tinygpt.inspect as ti
+from tinygpt.data import write_tokens
 from tinygpt.evaluate import bigram_probabilities
 from tinygpt.inspect import dynamics, trace
 from tinygpt.inspect.result import Result, public
 from tinygpt.records import Log, read
 from tinygpt.runs import open_run
+from tinygpt.storage import canonical, sha256
 
 
 @pytest.fixture
@@ -155,6 +157,33 @@ def test_tables_are_the_mean_divergence_from_counted_tables(copied):
             sums += (row * np.log(row / unigram)).sum(), (row * np.log(row / bigram)).sum()
     assert found["positions"] == sum(map(len, windows)) and len(windows) == found["windows"]
     assert (found["unigram"], found["bigram"]) == pytest.approx(tuple(sums / found["positions"]), rel=1e-4)
+
+
+def test_another_run_of_the_same_name_has_tables_of_its_own(copied, make_trained, tmp_path):
+    """Pins: with the tokenizer as the key, a run made anew, which may have the same, got the counts of the old one."""
+    first = make_trained(tmp_path / "runs" / "same")
+    before = ti.tables(ti.load("same@1"))
+    shutil.rmtree(first.folder)
+    other = make_trained(tmp_path / "runs" / "same")
+    tokens = tmp_path / "runs" / "same" / "data" / "train.tokens"
+    write_tokens(tokens, other.train_ids[: len(other.train_ids) // 3], other.tokenizer)
+    for manifest in (tmp_path / "runs" / "same" / "checkpoints").glob("*/MANIFEST.json"):
+        told = json.loads(manifest.read_text())
+        told.pop("sha256")
+        told["digests"] = open_run(tmp_path / "runs" / "same")[0].digests
+        manifest.write_bytes(canonical({**told, "sha256": sha256(canonical(told))}))
+    after = ti.tables(ti.load("same@1"))
+    dynamics.counted.cache_clear()
+    assert dict(after) == dict(ti.tables(ti.load("same@1"))) != dict(before)
+
+
+def test_many_health_records_are_thinned_and_the_last_stays(copied, monkeypatch):
+    whole = ti.health(copied)
+    monkeypatch.setattr(dynamics, "MOST_NUMBERS", len(whole["steps"]) * (2 * len(whole["layers"]) + 1) // 2)
+    half = ti.health(copied)
+    assert whole.truncated is None and half.truncated == "every 2. measurement"
+    assert half["steps"] == whole["steps"][::-2][::-1]
+    assert np.array_equal(half["update_ratio"], whole["update_ratio"][::-2][::-1])
 
 
 def test_over_time_is_the_function_at_every_step(copied):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from command_line import refused
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
 
 import tinygpt.inspect as ti
@@ -94,6 +96,26 @@ def test_the_points_move_and_the_axes_do_not(m, first, trained):
         other["basis"] == f"{trained}@0"
         and np.abs(ti.projection(first, basis=f"{trained}@0")["xy"].mean(0)).max() < 1e-5
     )
+
+
+def test_a_basis_may_be_a_step_of_the_same_run(m, trained):
+    by_step, by_name = ti.projection(m, basis="@0"), ti.projection(m, basis=f"{trained}@0")
+    assert by_step["basis"] == f"{trained}@0" and np.array_equal(by_step["xy"], by_name["xy"])
+    assert eval(by_step.python)["basis"] == by_step["basis"]
+
+
+def test_a_basis_whose_weights_are_written_anew_is_read_anew(trained, tmp_path):
+    """Pins: after a rewind the axes were those of weights that no longer exist."""
+    shutil.copytree(trained, tmp_path / "mine")
+    start = ti.load(f"{tmp_path}/mine@0")
+    before = ti.projection(start)
+    steps = tmp_path / "mine" / "snapshots", tmp_path / "mine" / "checkpoints" / "step-00000060"
+    weights = load_file(steps[1] / "model.safetensors")
+    weights["embedding.weight"] = weights["embedding.weight"].flip(1).contiguous() * 2
+    save_file(weights, steps[0] / "step-00000060.safetensors")
+    shutil.rmtree(steps[1])
+    after = ti.projection(start)
+    assert after["basis"] == before["basis"] and not np.allclose(before["xy"], after["xy"], atol=1e-3)
 
 
 def test_signs_are_fixed():

@@ -140,6 +140,37 @@ def test_a_run_that_began_with_another_model_says_so(tmp_path, root):
     assert run["start"] == "another model"
 
 
+def test_a_run_that_stopped_early_is_finished_for_all_who_say_so(tmp_path, root):
+    """Pins: Home said "stopped" where Training said "finished", and a save without a record did not count as steps."""
+    shutil.copytree(root, tmp_path / "runs")
+    mine = tmp_path / "runs" / "mine"
+    stored = json.loads((mine / "config.json").read_text())
+    stored["train"] = {**stored["train"], "max_steps": 500, "patience": 2}
+    (mine / "config.json").write_text(json.dumps(stored))
+    told = lambda: ask(Studio(tmp_path / "runs"), "GET", "/api/runs").json()["runs"][0]  # noqa: E731
+    assert told()["finished"] is False
+    with (mine / "metrics.jsonl").open("a") as file:
+        for step in (61, 62):
+            record = {"kind": "eval", "step": step, "val_loss": 9.0, "val_bpb": 9.0, "best": False}
+            file.write(json.dumps(record) + "\n")
+    assert told()["finished"] is True is ti.records(str(mine))["finished"]
+    lines = (mine / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (mine / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line).get("step", 0) < 50))
+    assert told()["step"] == 60  # its last checkpoint
+
+
+def test_a_run_that_vanishes_while_runs_are_listed_spoils_nothing(tmp_path, root, monkeypatch):
+    shutil.copytree(root, tmp_path / "runs")
+    studio = Studio(tmp_path / "runs")
+
+    def gone(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return False
+
+    monkeypatch.setattr(answering, "leads_out", gone)
+    assert ask(studio, "GET", "/api/runs").json()["runs"] == []
+
+
 def test_the_pages_begin_with_words_of_the_unseen_text(tmp_path, root):
     """Pins: they began with what the run had written last, which may be any garbage; a damaged text is no error."""
     shutil.copytree(root, tmp_path / "runs")
@@ -509,7 +540,7 @@ def test_a_training_and_its_fork(tmp_path, texts, environment):
     assert (ended["code"], ended["message"]) == (0, ""), ended
     run = runs.open_run(tmp_path / "other" / "first")[0]
     assert (run.config.train.max_steps, run.config.train.lr, run.config.model.tied) == (6, 0.003, True)
-    assert sorted(path.suffix for path in (tmp_path / "other" / ".studio").iterdir()) == [".json", ".log"]
+    assert sorted(path.suffix for path in (tmp_path / "other" / ".studio").iterdir()) == [".json", ".lock", ".log"]
     assert [run["name"] for run in ask(studio, "GET", "/api/runs").json()["runs"]] == ["first"]
     assert "a run first already" in error(work(studio, "POST", json=given), 400)
 
@@ -550,6 +581,31 @@ def test_a_training_outlives_the_studio_and_is_stopped_by_the_next(tmp_path, tex
     loaded, rejected = checkpoint.load(tmp_path / "runs" / "text")
     assert loaded.step > 0 and rejected == []
     assert Jobs(tmp_path / "runs").current()["state"] == "ended"
+
+
+def test_two_studios_of_one_folder_start_one_training_and_forget_none(tmp_path, monkeypatch):
+    """Pins: each read job.json once, at its start, and wrote over what the other had noted."""
+    started, popen = [], subprocess.Popen
+
+    def sleeper(words, **how):
+        started.append(popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", sleeper)
+    a, b = Jobs(tmp_path / "runs"), Jobs(tmp_path / "runs")
+    first = a.start({"kind": "train", "text": "one", "name": "one"})
+    with pytest.raises(ApiError, match="one is being trained"):
+        b.start({"kind": "train", "text": "two", "name": "two"})
+    assert b.current()["id"] == first["id"]
+    started[0].communicate()
+    assert a.current()["state"] == "ended"
+    second = b.start({"kind": "train", "text": "two", "name": "two"})
+    assert [job["id"] for job in a.listing()["jobs"]] == [second["id"], first["id"]]
+    assert Jobs(tmp_path / "runs").made == ["one", "two"]
+    with pytest.raises(ApiError, match="two is being trained"):
+        a.start({"kind": "train", "text": "three"})
+    started[1].communicate()
+    assert (b.current()["state"], a.current()["state"], len(started)) == ("ended", "ended", 2)
 
 
 def test_a_training_stops_beyond_the_quota_and_none_begins(tmp_path, texts, environment):

@@ -147,7 +147,7 @@ def test_names_beside_runs_are_no_runs(studio, root):
 # --- who may ask -----------------------------------------------------------------------------------------------------
 
 HOSTS = {"127.0.0.1:7860": True, "localhost": True, "evil.example:7860": False, "": False}
-ORIGINS = {None: True, "http://localhost:7860": True, "https://evil.example": False, "null": False}
+ORIGINS = {None: True, "http://{host}": True, "https://evil.example": False, "null": False}
 FORMS = {
     "read": [("GET", "/api/runs", None), ("POST", "/api/runs/mine/records", JSON), ("POST", "/api/runs/mine/records",
              {"content-type": "text/plain"})],
@@ -162,7 +162,12 @@ def test_forty_eight_cases_each_of_host_origin_method_and_content_type(studio, k
     for (host, good), (origin, known), (method, path, headers) in itertools.product(
         HOSTS.items(), ORIGINS.items(), FORMS[kind]
     ):
-        sent = {**(headers or {}), "host": host, **({"origin": origin} if origin is not None else {}), **allowed()}
+        sent = {
+            **(headers or {}),
+            "host": host,
+            **({"origin": origin.format(host=host)} if origin else {}),
+            **allowed(),
+        }
         wanted = 403
         if good and known:
             wanted = (
@@ -194,9 +199,20 @@ def test_names_that_only_look_like_this_machine(studio):
 
 def test_pages_of_other_sites_cannot_make_it_work(studio):
     """An <img> of another page sends no Origin; browsers say where it comes from all the same."""
-    foreign = {"sec-fetch-site": "cross-site"}
-    assert ask(studio, "GET", "/api/models/mine@60/architecture", headers=foreign).status_code == 403
-    assert ask(studio, "GET", "/attention", headers=foreign).status_code == 200  # a link to the studio may be followed
+    for site in ("cross-site", "same-site"):
+        foreign = {"sec-fetch-site": site}
+        assert ask(studio, "GET", "/api/models/mine@60/architecture", headers=foreign).status_code == 403
+        assert ask(studio, "GET", "/attention", headers=foreign).status_code == 200  # a link may be followed
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:9", "https://127.0.0.1:7860"])
+def test_pages_of_other_ports_of_this_machine_are_foreign(studio, origin):
+    """Pins: any page that this machine served could make the studio compute."""
+    assert ask(studio, "GET", "/api/runs", headers={"origin": origin}).status_code == 403
+    assert (
+        ask(studio, "POST", "/api/jobs", content=b"{}", headers={**JSON, **allowed(), "origin": origin}).status_code
+        == 403
+    )
 
 
 def test_other_methods_and_an_upgrade_change_nothing(studio):

@@ -19,12 +19,12 @@ import torch
 
 import tinygpt.inspect as ti
 from tinygpt import checkpoint, runs
-from tinygpt.config import OWNER, to_dict
+from tinygpt.config import OWNER, TrainConfig, to_dict
 from tinygpt.corpus import tales
 from tinygpt.data import count_pairs, count_tokens, sample, total_bytes
 from tinygpt.errors import UserError, did_you_mean
 from tinygpt.folders import is_locked
-from tinygpt.inspect.corpora import open_run
+from tinygpt.inspect.corpora import Data, open_run
 from tinygpt.inspect.result import MOST_BYTES, MOST_NUMBERS, Result, arguments_of, public
 from tinygpt.inspect.trace import Model, load, windows
 from tinygpt.records import METRICS, SAMPLES, counting, read, read_all
@@ -70,7 +70,7 @@ def records(run: Run | str, since: int = 0) -> Result:
         truncated=cut if upto < len(everything) else None, records=counting(after), first=first, next=upto,
         samples=judged(run, samples), marks=run.marks, ln_v=math.log(run.config.model.vocab_size),
         max_steps=run.config.train.max_steps, training=training, left_s=left_s(run, everything) if training else None,
-        finished=is_finished(run, counting(everything)) and not training,
+        finished=is_finished(run.config.train, counting(everything)) and not training,
     )  # fmt: skip
 
 
@@ -84,21 +84,20 @@ def left_s(run: Run, everything: Sequence[Mapping[str, Any]]) -> float | None:
     return steps * config.train.batch_size * config.model.block_size / median(r["tokens_per_s"] for r in trained)
 
 
-def is_finished(run: Run, everything: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the run had all its steps, or stopped early after `patience` validations without a new best."""
+def is_finished(train: TrainConfig, everything: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run had all its steps, or stopped early after `patience` validations without a new best."""
     steps = [r["step"] for r in everything if r["kind"] == "train"]
-    if steps and steps[-1] >= run.config.train.max_steps:
+    if steps and steps[-1] >= train.max_steps:
         return True
-    patience = run.config.train.patience
     evals = [r["best"] for r in everything if r["kind"] == "eval"]
-    return 0 < patience <= len(evals) and not any(evals[-patience:])
+    return 0 < train.patience <= len(evals) and not any(evals[-train.patience :])
 
 
 def judged(run: Run, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The samples; those of a run on tales with "grammatical", "consistent" and "new"."""
     if not run.facts["floor"] or not samples:
         return [dict(sample) for sample in samples]
-    training, found = words_of(run.folder.resolve(), run.tokenizer.sha256), []
+    training, found = words_of(Data.of(run)), []
     for drawn in samples:
         text = drawn["text"].strip()
         whole = max(text.rfind(end) for end in ".!?")  # characters before the end of the last whole sentence
@@ -113,9 +112,9 @@ def judged(run: Run, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 @functools.lru_cache(maxsize=2)
-def words_of(folder: Path, tokenizer: str) -> str:
-    """The training text of a run, white space as single spaces. tokenizer: its sha256, which tells runs apart."""
-    return " ".join("\n".join(runs.documents(open_run(str(folder)), "train")).split())
+def words_of(data: Data) -> str:
+    """The training text of a run, white space as single spaces."""
+    return " ".join("\n".join(runs.documents(data.run, "train")).split())
 
 
 @public
@@ -147,7 +146,7 @@ def health(run: Run | str) -> Result:
     spikes: {step, what ("loss", "gradient norm", "not finite"), value, usual}: what training itself said (guards.py
     sees every step), and records far above the median of those just before. steps, layers; weight_norm: L2 norm of the
     weights before update number `step`; update_ratio: norm of the update over that. It rises and falls with the
-    learning rate.
+    learning rate. More than one reply takes: every so-manieth measurement.
     """
     run = open_run(run)
     everything = read(run.folder / METRICS)
@@ -156,6 +155,9 @@ def health(run: Run | str) -> Result:
     seen = [s for s in spikes_seen(everything) if not near & {(s["step"] + d, s["what"]) for d in (-1, 0)}]
     measured = [r for r in everything if r["kind"] == "health"]
     layers = list(measured[-1]["weight_norm"]) if measured else []
+    every = -(-len(measured) * (2 * len(layers) + 1) // MOST_NUMBERS)
+    rule = f"every {every}. measurement" if every > 1 else None
+    measured = measured[:: -max(1, every)][::-1]  # the last stays
     weight, update = (
         np.array([[r[name][layer] for layer in layers] for r in measured], dtype=np.float32).reshape(
             len(measured), len(layers)
@@ -165,7 +167,7 @@ def health(run: Run | str) -> Result:
     with np.errstate(divide="ignore", invalid="ignore"):  # a layer that starts at zero has no ratio yet
         ratio = np.where(weight > 0, update / weight, np.float32(np.nan))
     return Result(
-        {"weight_norm": "step layer", "update_ratio": "step layer"},
+        {"weight_norm": "step layer", "update_ratio": "step layer"}, rule,
         spikes=sorted([*told, *seen], key=lambda s: s["step"]), steps=[r["step"] for r in measured], layers=layers,
         weight_norm=weight, update_ratio=ratio,
     )  # fmt: skip
@@ -277,7 +279,7 @@ def tables(m: Model) -> Result:
     heart and does not go beyond. windows, positions: how much was read.
     """
     read_there = windows(m)[:, :-1]  # (32, T)
-    singles, rows = counted(m.run.folder.resolve(), m.tokenizer.sha256)
+    singles, rows = counted(Data.of(m.run))
     log_singles = torch.from_numpy(singles).log()
     unigram_nats = bigram_nats = 0.0
     for ids in read_there:
@@ -290,14 +292,12 @@ def tables(m: Model) -> Result:
 
 
 @functools.lru_cache(maxsize=4)
-def counted(folder: Path, tokenizer: str) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+def counted(data: Data) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """P(token), (V,), and a function from tokens (T,) to P(next token | token), (T, V), of a run's training text.
 
-    Smoothing as in `evaluate.bigram_probabilities`, of which this gives whole rows. tokenizer: its sha256, which tells
-    runs apart.
+    Smoothing as in `evaluate.bigram_probabilities`, of which this gives whole rows.
     """
-    run = open_run(str(folder))
-    ids, V = sample(run.train_ids), run.tokenizer.vocab_size
+    ids, V = sample(data.run.train_ids), data.run.tokenizer.vocab_size
     unigram = ((count_tokens(ids, V) + 1) / (len(ids) + V)).astype(np.float32)
     pairs, counts = count_pairs(ids, V)
     begins = np.searchsorted(pairs, np.arange(V + 1, dtype=np.uint64) * np.uint64(V))

@@ -18,7 +18,7 @@ from tinygpt.folders import resolve
 from tinygpt.inspect.corpora import Data
 from tinygpt.inspect.result import Result, public
 from tinygpt.inspect.tokens import piece
-from tinygpt.inspect.trace import Model, load
+from tinygpt.inspect.trace import Model, load, weights_stamp
 from tinygpt.model import LearnedPositions, RotaryPositions
 from tinygpt.tokenizer import SPECIALS, Tokenizer
 
@@ -70,15 +70,16 @@ def projection(m: Model, basis: str | None = None, most: int = 400, also: Sequen
 
         xy = (E - mean of the basis) . axes of the basis
 
-    The axes come from the checkpoint `basis` (a reference; by default the last of the run), so over the training the
-    points move and the axes do not. The largest loading of each axis is positive. points: the `most` most frequent
-    tokens and all single letters (see `described`), whose rows make the axes, then the tokens `also`; xy, a row for
-    each; explained: share of this checkpoint's variance along each axis; basis: its reference. UserError for a basis
-    with other tokens or another width.
+    The axes come from the checkpoint `basis` (a reference, or "@STEP" of the same run; by default its last), so over
+    the training the points move and the axes do not. The largest loading of each axis is positive. points: the `most`
+    most frequent tokens and all single letters (see `described`), whose rows make the axes, then the tokens `also`; xy,
+    a row for each; explained: share of this checkpoint's variance along each axis; basis: its reference. UserError for
+    a basis with other tokens or another width.
     """
     ids = chosen_tokens(m, most)
     shown = with_others(m, ids, also)
-    reference = basis or f"{m.run.folder.as_posix()}@{max(steps_kept(m.run.folder), default=m.step)}"
+    reference = basis or f"@{max(steps_kept(m.run.folder), default=m.step)}"
+    reference = f"{m.run.folder.as_posix()}{reference}" if reference.startswith("@") else reference
     named = m if reference == m.reference else _loaded(reference)
     if named.tokenizer.sha256 != m.tokenizer.sha256 or named.config.n_embd != m.config.n_embd:
         raise UserError(f"basis {reference!r} has other tokens or another width; name a checkpoint of the same run.")
@@ -97,12 +98,11 @@ def projection(m: Model, basis: str | None = None, most: int = 400, also: Sequen
 def _loaded(reference: str) -> Model:
     """A checkpoint by its reference; one that is named by its step is remembered, since a slider asks again."""
     folder, which = resolve(reference)
-    written = (folder / "config.json").stat().st_mtime_ns  # another run may get the same name
-    return _remembered(reference, written) if which.isdecimal() else load(reference)
+    return _remembered(reference, weights_stamp(folder, which)) if which.isdecimal() else load(reference)
 
 
 @lru_cache(maxsize=2)
-def _remembered(reference: str, written: int) -> Model:
+def _remembered(reference: str, stamp: tuple[Any, ...]) -> Model:
     return load(reference)
 
 
@@ -164,8 +164,7 @@ def described(m: Model, ids: list[int]) -> list[dict[str, Any]]:
 def _properties(tokenizer: Tokenizer, id: int) -> dict[str, Any]:
     text = tokenizer.token_bytes(id).decode(errors="replace") if id >= len(SPECIALS) else ""
     letters = [character for character in text if character.isalpha()]
-    cases = {"".join("u" if letter.isupper() else "l" if letter.islower() else "" for letter in letters)}
-    written = cases.pop()
+    written = "".join("u" if letter.isupper() else "l" if letter.islower() else "" for letter in letters)
     case = (
         "none" if not written
         else "lower" if "u" not in written

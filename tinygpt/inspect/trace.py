@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tinygpt import runs
-from tinygpt.checkpoint import weights_sha256
+from tinygpt.checkpoint import folder_name, weights_sha256
 from tinygpt.config import ModelConfig, listing
 from tinygpt.errors import UserError, did_you_mean
 from tinygpt.inference import encode_prompt
@@ -34,9 +35,11 @@ from tinygpt.inspect.result import MOST_NUMBERS, Result, public
 from tinygpt.inspect.tokens import piece
 from tinygpt.model import ACTIVATIONS, TinyGPT
 from tinygpt.runs import Run
+from tinygpt.storage import stamps
 from tinygpt.tokenizer import Tokenizer
 
 WINDOWS, WINDOW_TOKENS = 32, 128  # of validation text: for means, labels and held-out loss
+MOST_WINDOWS = 1_000
 AT_ONCE = 8  # windows in one pass: their logits are in memory together
 MOST_SHOWN = MOST_NUMBERS * 4 // 5  # numbers of one reply; the rest of its size is for tokens and names
 
@@ -91,11 +94,21 @@ def load(reference: str) -> Model:
     return Model(run, model.requires_grad_(False), loaded.step)
 
 
+def weights_stamp(folder: Path, which: str) -> Any:
+    """What changes when the weights of a step, or what reads them, do."""
+    step = folder_name(int(which)) if which.isdecimal() else ""
+    weights = [folder / "checkpoints" / step / name for name in ("MANIFEST.json", "model.safetensors")]
+    return stamps(folder / "config.json", folder / "tokenizer.json", folder / "data", *weights,
+                  folder / "snapshots" / f"{step}.safetensors")  # fmt: skip
+
+
 def windows(m: Model, count: int = WINDOWS) -> Tensor:
     """`count` windows of validation text from evenly spaced places: (count, L + 1) ids, the last one a target only.
 
-    L = min(block_size, 128), or all of a shorter text. UserError if there are not three tokens.
+    L = min(block_size, 128), or all of a shorter text. UserError for fewer than three tokens, or too many windows.
     """
+    if count > MOST_WINDOWS:
+        raise UserError(f"windows={count} must be at most {MOST_WINDOWS:,}.")
     ids = m.run.val_ids
     length = min(m.config.block_size, WINDOW_TOKENS, len(ids) - 1)
     if count < 1 or length < 2:

@@ -24,10 +24,10 @@ from tinygpt import checkpoint, records, runs
 from tinygpt.config import from_stored
 from tinygpt.errors import NO_CHECKPOINT, UserError, did_you_mean
 from tinygpt.folders import check_name, is_locked
-from tinygpt.inspect import dynamics, text
+from tinygpt.inspect import dynamics, text, trace
 from tinygpt.inspect.result import Result, arguments_of
 from tinygpt.start import starts_from_pairs
-from tinygpt.storage import read_json
+from tinygpt.storage import read_json, stamps
 from tinygpt.web import ApiError
 
 MOST_FORWARDS = 4  # running and waiting
@@ -107,7 +107,8 @@ class Folder:
         found = [path for path in self.root.iterdir() if is_name(path.name) and is_run(path) and not leads_out(path)]
 
         def changed(path: Path) -> float:
-            return max(p.stat().st_mtime for p in (path, path / "config.json", path / records.METRICS) if p.exists())
+            written = stamps(path, path / "config.json", path / records.METRICS)
+            return float(max((stamp[0] for stamp in written if stamp), default=0))
 
         return [path.name for path in sorted(found, key=changed, reverse=True)]
 
@@ -153,26 +154,14 @@ def leads_out(path: Path) -> bool:
     return False
 
 
-def stamps(*paths: Path) -> tuple[Any, ...]:
-    """What changes when one of the files does."""
-
-    def stamp(path: Path) -> tuple[int, ...]:
-        try:
-            about = path.stat()
-        except OSError:
-            return ()
-        return (about.st_mtime_ns, about.st_size, about.st_ino)
-
-    return tuple(map(stamp, paths))
-
-
 def card_of(folder: Path) -> dict[str, Any]:
     """Name, shape, figures and kept steps of a run, from its small files alone."""
     stored = read_json(folder / "config.json")
     written = records.read(folder / records.METRICS)
     steps = dynamics.kept(folder, written)
     figures = [r["val_bpb"] for r in written if r.get("kind") == "eval" and r.get("val_bpb")]
-    step = max((r.get("step", 0) for r in written if r.get("kind") != "event"), default=0)
+    told = [r.get("step", 0) for r in written if r.get("kind") != "event"]
+    step = max([*told, *(entry["step"] for entry in steps)], default=0)  # a run that is stopped saves without a record
     model = stored["model"]
     config, _ = from_stored(stored)
     counted = starts_from_pairs(config.model, config.train.start)
@@ -180,7 +169,7 @@ def card_of(folder: Path) -> dict[str, Any]:
     return {
         "name": folder.name, "preset": stored["preset"], "parameters": stored["parameters"], "step": step,
         "max_steps": stored["train"]["max_steps"], "val_bpb": min(figures, default=None),
-        "finished": step >= stored["train"]["max_steps"], "tales": bool(stored["floor"]),
+        "finished": dynamics.is_finished(config.train, written), "tales": bool(stored["floor"]),
         "start": start,
         **{name: model[name] for name in ("vocab_size", "n_embd", "n_layers", "n_heads", "block_size")},
         "opening": opening_of(folder, stamps(folder / "config.json")),
@@ -227,7 +216,8 @@ class Answers:
         exact, stamp = self.weights(reference)
         function = self.find(name, "m")
         arguments = told(lambda: arguments_of(function, given))
-        key = (name, exact, stamp, written(arguments))
+        steps = checkpoint.steps_kept(Path(exact.rpartition("@")[0]))  # some compare with the first or the last
+        key = (name, exact, stamp, *steps[:1], *steps[-1:], written(arguments))
         return key, lambda: function(self.load(exact, stamp), **arguments).to_json()
 
     def writing(self, reference: str, given: Mapping[str, Any]) -> Callable[[], Iterator[dict[str, Any]]]:
@@ -249,7 +239,7 @@ class Answers:
             there = ", ".join(map(str, checkpoint.steps_kept(folder))) or "none"
             raise ApiError(404, f"run {name} has no weights of step {int(which)}; steps there: {there}.")
         exact = f"{folder.as_posix()}@{int(which) if which.isdecimal() else which}"
-        return exact, weights_stamp(folder, which)
+        return exact, trace.weights_stamp(folder, which)
 
     def load(self, exact: str, stamp: Any) -> Any:
         """The checkpoint, one of those kept or from its files; for the thread that computes alone."""
@@ -297,14 +287,6 @@ def told(work: Callable[[], T]) -> T:
 def written(arguments: Mapping[str, Any]) -> str:
     """Arguments as text, the same for the same ones."""
     return json.dumps(arguments, sort_keys=True, default=str)
-
-
-def weights_stamp(folder: Path, which: str) -> Any:
-    """What changes when the weights of a step, or what reads them, do."""
-    step = checkpoint.folder_name(int(which)) if which.isdecimal() else ""
-    weights = [folder / "checkpoints" / step / name for name in ("MANIFEST.json", "model.safetensors")]
-    return stamps(folder / "config.json", folder / "tokenizer.json", folder / "data", *weights,
-                  folder / "snapshots" / f"{step}.safetensors")  # fmt: skip
 
 
 def run_stamp(folder: Path) -> Any:

@@ -22,7 +22,8 @@ import tinygpt.inspect as ti
 from tinygpt import runs, web
 from tinygpt.folders import is_locked
 from tinygpt.records import METRICS, SAMPLES
-from tinygpt.studio.answers import READERS, Answers, Folder, Worker, stamps, told
+from tinygpt.storage import stamps
+from tinygpt.studio.answers import READERS, Answers, Folder, Worker, told
 from tinygpt.studio.jobs import Jobs
 from tinygpt.web import ApiError, json_response, plain_app, read_json, write_json
 
@@ -55,9 +56,12 @@ class Guard(web.Guard):
         self.token, self.used = token, set[str]()
 
     def check_key(self, scope: Scope, headers: dict[str, str]) -> None:
-        """ApiError for a request from another site's page, and for a change without the token or with a used value."""
-        if scope["path"].startswith("/api/") and headers.get("sec-fetch-site") == "cross-site":
-            raise ApiError(403, "a page of another site cannot ask the studio.")
+        """ApiError for a request from another page, and for a change without the token or with a used value."""
+        if scope["path"].startswith("/api/") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise ApiError(403, "a page of another site, or of another port of this machine, cannot ask the studio.")
+        origin = headers.get("origin")
+        if origin is not None and origin != f"http://{headers['host']}":
+            raise ApiError(403, f"Origin {origin[:100]!r} is not allowed; only the studio's own pages may ask it.")
         if not scope["path"].startswith("/api/jobs") or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return
         sent = headers.get("x-tinygpt-token", "").encode("latin-1")
@@ -153,7 +157,7 @@ class Studio:
                 raise ApiError(400, f"since={since[:100]!r} must be a whole number.")
             if self.streams >= MOST_STREAMS:
                 raise ApiError(429, f"{MOST_STREAMS} pages follow runs; close one of them.")
-            return Events(self.follow(self.folder.run(run), int(since)))
+            return Events(self.follow(await asyncio.to_thread(self.folder.run, run), int(since)))
 
         @both("/api/runs/{run}/{function}")
         async def run_function(run: str, function: str, request: Request) -> Response:

@@ -1,11 +1,11 @@
 """Trainings that a page starts: `tinygpt train` in a process of its own, which outlives the page and the studio.
 
-    RUNS_DIR/.studio/job.json     the jobs, newest last: what a studio that starts anew knows of them
+    RUNS_DIR/.studio/job.json     the jobs, newest last: what another studio knows of them; job.lock while one reads it
     RUNS_DIR/.studio/<id>.log     what the process said
     RUNS_DIR/.studio/<id>*.jsonl, <id>.txt   its text, until it has ended; the run keeps its own tokens
 
-One at a time, and QUOTA_BYTES for all runs that were made here. A job of an earlier studio is alive if its process
-holds the lock of its run; only such a process is sent a signal.
+One at a time, and QUOTA_BYTES for all runs that were made here. A job of another studio, be it an earlier one or one
+that shows the same folder now, is alive if its process holds the lock of its run; only such a process is sent a signal.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import filelock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import tinygpt
@@ -93,9 +95,22 @@ class Jobs:
         self.root, self.place, self.quota_bytes = root, root / ".studio", quota_bytes
         self.lock = threading.RLock()  # requests come from several threads
         self.process: subprocess.Popen[bytes] | None = None  # of a job that this studio has started
+        self.file_lock = filelock.FileLock(self.place / "job.lock")
         self.jobs, self.made = self.remembered()
 
     # --- what there is ---
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """For one thread of one studio at a time, with what job.json says by now: others may show the same folder."""
+        with self.lock, self.file_lock if self.place.is_dir() else contextlib.nullcontext():
+            self.jobs, self.made = self.remembered()
+            self.refresh()
+            yield
+
+    def own(self, job: Job) -> subprocess.Popen[bytes] | None:
+        """Its process, if this studio has started it."""
+        return self.process if self.process is not None and self.process.pid == job.pid else None
 
     def remembered(self) -> tuple[list[Job], list[str]]:
         """Jobs, and names of all runs made here, from job.json; none if it is not there or is damaged."""
@@ -111,14 +126,12 @@ class Jobs:
 
     def current(self) -> dict[str, Any] | None:
         """The job that runs, or ran last, for a page."""
-        with self.lock:
-            self.refresh()
+        with self.alone():
             return self.told(self.jobs[-1]) if self.jobs else None
 
     def listing(self) -> dict[str, Any]:
         """All that are remembered, the last first, and the disk that is used."""
-        with self.lock:
-            self.refresh()
+        with self.alone():
             jobs = [self.told(job) for job in reversed(self.jobs)]
             return {"job": jobs[0] if jobs else None, "jobs": jobs, "bytes": self.used(), "quota": self.quota_bytes}
 
@@ -142,11 +155,11 @@ class Jobs:
     def refresh(self) -> None:
         """Notice the end of the job that runs."""
         job = self.jobs[-1] if self.jobs else None
-        if job is None or job.state == "ended" or self.alive(job):
+        if job is None or (job.state == "ended" and not self.own(job)) or self.alive(job):
             return
         job.state = "ended"
-        if self.process is not None:
-            job.code, self.process = self.process.returncode, None
+        if process := self.own(job):
+            job.code, self.process = process.returncode, None
         if not job.message and job.code not in (None, 0, 143, -signal.SIGTERM):
             sentences = [line for line in self.said(job) if line.startswith("tinygpt: ")]
             job.message = (sentences or self.said(job) or [f"it ended with code {job.code}"])[-1][:500]
@@ -157,8 +170,8 @@ class Jobs:
 
     def alive(self, job: Job) -> bool:
         """Whether its process works."""
-        if self.process is not None:
-            return self.process.poll() is None
+        if process := self.own(job):
+            return process.poll() is None
         return self.holds(job) or (time.time() - job.began < LOCKING_S and lives(job.pid))
 
     def holds(self, job: Job) -> bool:
@@ -184,20 +197,15 @@ class Jobs:
     def start(self, given: dict[str, Any]) -> dict[str, Any]:
         """Start what is asked for. ApiError: 400 for what cannot be, 404 for no such run, 409 if one runs already."""
         asked = read_asked(given)
-        with self.lock:
-            self.refresh()
-            if self.jobs and self.jobs[-1].state != "ended":
-                raise ApiError(409, f"{self.jobs[-1].run} is being trained; wait for it, or stop it.")
-            if self.used() >= self.quota_bytes:
-                raise ApiError(
-                    409, f"the runs that were made here take {self.used() / 1e9:.1f} GB of the "
-                    f"{self.quota_bytes / 1e9:.1f} GB they may have; delete some of {self.root}.",
-                )  # fmt: skip
-            id = secrets.token_hex(6)
-            name, words, files = told(lambda: self.plan(asked, id))
+        with self.alone():
+            self.refuse_another()
+        id = secrets.token_hex(6)
+        name, words, files = told(lambda: self.plan(asked, id))
+        make_folder(self.place)
+        with self.alone():
+            self.refuse_another()  # that began meanwhile
             for file, data in files.items():
                 write_atomic(self.place / file, data)
-            make_folder(self.place)
             job = Job(id, name, words, time.time(), 0, asked.run)
             with (self.place / f"{id}.log").open("wb") as log:
                 self.process = subprocess.Popen(
@@ -208,6 +216,16 @@ class Jobs:
             self.jobs, self.made = [*self.jobs, job], [*self.made, name]
             self.remember()
             return self.told(job)
+
+    def refuse_another(self) -> None:
+        """ApiError (409) while a job runs, or if there is no room for another."""
+        if self.jobs and self.jobs[-1].state != "ended":
+            raise ApiError(409, f"{self.jobs[-1].run} is being trained; wait for it, or stop it.")
+        if self.used() >= self.quota_bytes:
+            raise ApiError(
+                409, f"the runs that were made here take {self.used() / 1e9:.1f} GB of the "
+                f"{self.quota_bytes / 1e9:.1f} GB they may have; delete some of {self.root}.",
+            )  # fmt: skip
 
     def environment(self) -> dict[str, str]:
         """Where the process finds this package, and where its run goes."""
@@ -255,8 +273,7 @@ class Jobs:
 
     def stop(self, id: str) -> dict[str, Any]:
         """Ask a job to save and end. ApiError: 404 if there is none, 409 if it has ended or cannot be told apart."""
-        with self.lock:
-            self.refresh()
+        with self.alone():
             job = next((job for job in self.jobs if job.id == id), None)
             if job is None:
                 raise ApiError(404, f"there is no job {id[:100]!r}.")
@@ -268,8 +285,8 @@ class Jobs:
     def end(self, job: Job, message: str = "") -> None:
         """Send the signal upon which a training saves and ends."""
         number = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
-        if self.process is not None:  # a child that nobody has waited for keeps its number
-            self.process.send_signal(number)
+        if process := self.own(job):  # a child that nobody has waited for keeps its number
+            process.send_signal(number)
         elif self.holds(job):
             os.kill(job.pid, number)
         else:
@@ -285,8 +302,7 @@ class Jobs:
 
     def look(self) -> None:
         """One look."""
-        with self.lock:
-            self.refresh()
+        with self.alone():
             job = self.jobs[-1] if self.jobs else None
             if job and job.state == "running" and self.used() > self.quota_bytes:
                 with contextlib.suppress(ApiError):  # not yet: at the next look
