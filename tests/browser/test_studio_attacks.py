@@ -306,7 +306,7 @@ def test_a_studio_that_stops_and_starts_again(chromium, own_studio):
         assert own_studio.stop() == 0
         lost = page.locator(".lost")
         lost.wait_for()
-        assert lost.inner_text().startswith("The studio does not answer. Start `tinygpt studio` again, then reload.")
+        assert lost.inner_text().startswith("The studio does not answer. Start `tinygpt studio` again, and open the")
         page.wait_for_timeout(300)
         noise = len(watched.errors)
         page.wait_for_timeout(7000)  # longer than any page waits between two looks

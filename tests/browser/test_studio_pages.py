@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from command_line import environment
+from conftest import Watched
 
 PAGES = [
     "home", "data", "tokenizer", "embeddings", "forward", "attention", "lens", "generate", "memorisation", "training",
@@ -110,6 +113,129 @@ def test_the_slider_and_the_pin_drive_the_page(watch):
     watched.settle()
     assert page.locator(".pane").count() == 2, "the address holds the state"
     assert watched.errors == []
+
+
+@pytest.mark.parametrize("name", ["attention", "training", "generate"])
+def test_the_slider_is_dragged_with_the_mouse(watch, name):
+    """Pins: every step drew the header anew, so the slider was torn out of the hand after the first."""
+    watched = watch(viewport={"width": 1280, "height": 900})
+    watched.open(path(name), run="story", step=0, prompt=PROMPT)
+    page = watched.page
+    box = page.get_by_role("slider", name="Checkpoint").bounding_box()
+    steps = []
+    page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for i in range(1, 11):
+        page.mouse.move(box["x"] + 8 + i * (box["width"] - 16) / 10, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(60)
+        steps.append(int(parse_qs(urlsplit(page.url).query)["step"][0]))
+    page.mouse.up()
+    watched.quiet()
+    assert steps == sorted(steps) and len(set(steps)) > 4 and steps[-1] == 60, steps
+    assert page.locator(".step-value").inner_text().startswith("60") and watched.errors == []
+
+
+def test_a_pin_without_weights_says_so_and_pages_without_panes_have_none(watch):
+    watched = watch()
+    watched.open("/attention", run="story", pin=12345)
+    page = watched.page
+    assert "No weights of step “12345”" in page.locator("main .error").inner_text()
+    page.get_by_role("button", name="Unpin it").click()
+    watched.settle()
+    assert page.locator("main .error").count() == 0 and "pin" not in page.url
+    assert page.get_by_role("button", name="Pin", exact=True).is_visible()
+    page.get_by_role("link", name="Home", exact=True).click()
+    page.get_by_role("heading", name="Home", exact=True).wait_for()
+    watched.settle()
+    assert not page.get_by_role("button", name="Pin", exact=True).is_visible()
+
+
+def test_what_answers_an_earlier_question_is_faded(watch):
+    """Pins: under the refusal of a long prompt stood the figures of the one before, as if they were its own."""
+    watched = watch()
+    watched.open("/attention", run="story", prompt=PROMPT)
+    page = watched.page
+    page.locator("[data-prompt]").fill("the " * 300)
+    page.locator(".pane > div > .error").wait_for()
+    assert "tokens, and this model reads at most 64" in page.locator(".pane > div > .error").inner_text()
+    assert page.locator(".pane-body.stale").count() == 1
+    page.locator("[data-prompt]").fill("the fox")
+    watched.quiet()
+    assert page.locator(".stale, .pane > div > .error").count() == 0
+
+
+def test_a_text_is_written_no_further_than_the_model_reads(watch):
+    """Pins: the second "Write on" went beyond block_size, and bars and tree became errors."""
+    watched = watch()
+    watched.open("/generate", run="story", prompt=PROMPT, predict="off", temperature=0)
+    page = watched.page
+    more = page.get_by_role("button", name="Write on")
+    for _ in range(2):
+        if more.is_enabled():
+            more.click()
+            watched.quiet(400)
+    assert page.locator("main .error").all_inner_texts() == []
+    assert page.locator(".written-text .piece").count() <= 64
+
+
+def test_a_sample_is_that_of_its_button(chromium, own_studio):
+    """Pins: a button went to the nearest weights, and showed the sample before those."""
+    with (own_studio.home / "runs" / "story" / "samples.jsonl").open("a") as file:
+        for step in (51, 53, 61):  # no weights were kept there
+            file.write(json.dumps({"step": step, "prompt": "", "text": "Once", "seed": 0, "temperature": 1}) + "\n")
+    watched = Watched(chromium, own_studio)
+    watched.open("/training", run="story")
+    buttons = watched.page.locator("[aria-label='Steps with a sample'] button")
+    steps = buttons.all_inner_texts()
+    assert {"51", "53", "61"} < set(steps)
+    for i, step in enumerate(steps):
+        buttons.nth(i).click()
+        watched.quiet()
+        assert watched.page.locator(".sample-head").inner_text().startswith(f"Step {step},")
+    watched.page.get_by_role("slider", name="Checkpoint").press("Home")
+    watched.quiet()
+    assert watched.page.locator(".sample-head").inner_text().startswith("Step 0,")
+    assert watched.errors == []
+    watched.close()
+
+
+def test_two_clicks_at_once_open_one_page(watch):
+    """Pins: both opened it, and what the first had begun to listen to was never ended."""
+    watched = watch()
+    watched.open("/", run="story", prompt=PROMPT)
+    page = watched.page
+    page.evaluate("for (let i = 0; i < 2; i += 1) document.querySelector('nav a[href^=\"/forward\"]').click()")
+    page.get_by_role("heading", name="Forward pass", exact=True).wait_for()
+    watched.quiet(500)
+    asked = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path.rpartition("/")[2]))
+    page.locator("[data-prompt]").press_sequentially("x")
+    watched.quiet(500)
+    assert sorted(name for name in asked if name != "icon.svg") == ["explain", "forward"]
+
+
+def test_back_to_the_own_size_is_the_own_size(watch):
+    watched = watch()
+    watched.open("/", run="story", vocab=1024, width=64)
+    page = watched.page
+    page.get_by_role("button", name="Back to this run’s size").click()
+    watched.quiet()
+    shown = {
+        name: page.locator(".sizes .control", has_text=name).locator("output").inner_text()
+        for name in ("Width", "Vocabulary")
+    }
+    assert shown == {"Width": "48", "Vocabulary": "420"}
+
+
+def test_a_run_that_came_from_elsewhere_is_listed_on_the_next_page(chromium, own_studio):
+    watched = Watched(chromium, own_studio)
+    watched.open("/", run="story")
+    shutil.copytree(own_studio.home / "runs" / "gpt2", own_studio.home / "runs" / "newcomer")
+    watched.page.get_by_role("link", name="Compare", exact=True).first.click()
+    watched.page.get_by_role("heading", name="Compare", exact=True).wait_for()
+    watched.settle()
+    assert "newcomer" in watched.page.get_by_label("Run", exact=True).inner_text()
+    watched.close()
 
 
 def test_a_heat_map_is_walked_by_keys_and_speaks(watch):

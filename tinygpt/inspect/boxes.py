@@ -101,11 +101,11 @@ def _boxes(model: TinyGPT) -> list[dict[str, Any]]:
         p, group = f"block.{i}", f"block {i}"
         attended = [f"{p}.{a}" for a in ("query", "key", "value", "heads", "attention")]
         parts: list[tuple[Any, ...]] = [
-            (f"{p}.input_norm", f"Norm {i + 1}a", group, "norm", "forward", block.norm_1, norm, [f"{p}.input_norm"]),
-            (f"{p}.attention", f"Attention {i + 1}", group, "attention", "attention", block.attention, look, attended,
+            (f"{p}.input_norm", f"Norm {i}a", group, "norm", "forward", block.norm_1, norm, [f"{p}.input_norm"]),
+            (f"{p}.attention", f"Attention {i}", group, "attention", "attention", block.attention, look, attended,
              matrices(block.attention) + 2 * c.n_heads * c.d_head * T),
-            (f"{p}.norm_2", f"Norm {i + 1}b", group, "norm", "forward", block.norm_2, norm, [""]),
-            (f"{p}.feed_forward", f"Feed-forward {i + 1}", group, "feed_forward", "forward", block.feed_forward,
+            (f"{p}.norm_2", f"Norm {i}b", group, "norm", "forward", block.norm_2, norm, [""]),
+            (f"{p}.feed_forward", f"Feed-forward {i}", group, "feed_forward", "forward", block.feed_forward,
              f"W_down {act[c.feed_forward]}{bias}", [f"{p}.hidden", f"{p}.feed_forward"], matrices(block.feed_forward)),
         ]  # fmt: skip
         for part in (0, 1, 2, 3) if c.norm_place == "before" else (1, 0, 3, 2):

@@ -324,13 +324,14 @@ def compare_runs(references: Sequence[str]) -> dict[str, Any]:
         evals = [r for r in metrics if r["kind"] == "eval" and r["val_bpb"] is not None]
         best = min(evals, key=lambda r: r["val_bpb"], default=None)
         trained = [r for r in metrics if r["kind"] == "train"]
+        steps = [r["step"] for r in trained] + checkpoint.steps_kept(run.folder)
         stored = to_dict(run.config)
         settings.append(
             {"preset": stored["preset"], **{name: stored[section][name] for name, section in OWNER.items()}}
         )
         rows.append({
             "run": run.folder.name, "val_bpb": best and best["val_bpb"], "best_step": best and best["step"],
-            "steps": trained[-1]["step"] if trained else 0, "tokens": trained[-1]["tokens"] if trained else 0,
+            "steps": max(steps, default=0), "tokens": trained[-1]["tokens"] if trained else 0,
             "time_s": max((r["time_s"] for r in metrics if "time_s" in r), default=None),
             "parameters": run.facts.get("parameters"), "began_with": run.began_with,
             "validation_sha256": run.corpus.get("val", {}).get("sha256"),

@@ -138,7 +138,7 @@ def kind(character: str) -> str:
     if character.isspace():
         return "spaces"
     if category.startswith("L"):
-        script = unicodedata.name(character, "UNNAMED").split()[0]
+        script = "Latin" if character in "ªº" else unicodedata.name(character, "UNNAMED").split()[0]  # FEMININE ORDINAL
         return "letters: " + (script if script == "CJK" else script.capitalize())
     return {"N": "digits", "P": "punctuation", "S": "symbols", "M": "marks"}.get(category[0], "other")
 

@@ -125,8 +125,8 @@ def encode(m: Model, prompt: str) -> Tensor:
     ids = encode_prompt(m.tokenizer, prompt)
     if len(ids) > m.config.block_size:
         raise UserError(
-            f"the prompt has {len(ids)} tokens, and this model reads at most block_size={m.config.block_size}; "
-            f"leave out {len(ids) - m.config.block_size}."
+            f"the prompt has {len(ids):,} tokens, and this model reads at most {m.config.block_size:,} (block_size); "
+            f"leave out {len(ids) - m.config.block_size:,}."
         )
     return torch.tensor([ids])
 

@@ -4,6 +4,7 @@ import {colour, inks, onColour, pixel} from "./colour.js";
 import {announce, h, number} from "./dom.js";
 
 const FONT = "12px ui-monospace, monospace";
+const MOST_NAMED = 16; // rows that are given the height of their names
 const SIGNED = 0.06; // share of full colour below which no hatching tells the sign: such cells look empty anyway
 
 /**
@@ -17,7 +18,8 @@ const SIGNED = 0.06; // share of full colour below which no hatching tells the s
  */
 export function heatmap({label, onpick, onmove}) {
   const canvas = h("canvas", {tabindex: "0", role: "img"}), said = h("p", {class: "said", "aria-hidden": "true"});
-  const frame = h("div", {class: "scroll"}, canvas), element = h("div", {class: "heatmap"}, frame, said);
+  const names = h("canvas", {class: "row-names", "aria-hidden": "true"}); // of the rows: they stay in sight while the rest scrolls
+  const frame = h("div", {class: "scroll"}, names, canvas), element = h("div", {class: "heatmap"}, frame, said);
   const base = document.createElement("canvas"); // the picture without cursor and ring
   let data = null, cursor = null, layout = null, room = 0;
 
@@ -44,7 +46,7 @@ export function heatmap({label, onpick, onmove}) {
     const slanting = widest(columns) > Math.min(data.texts ? 76 : data.cell, among(width)) - 4; // names will be slanted
     const share = among(slanting ? width - overhang : width), size = Math.max(smallest, Math.min(data.cell, share));
     const cellWidth = data.texts ? Math.max(size, Math.min(76, share)) : size;
-    const height = data.height ?? (data.texts ? 26 : size);
+    const height = data.height ?? (data.texts ? 26 : rows.length <= MOST_NAMED ? Math.max(11, size) : size);
     const named = cellWidth >= 13, rowsNamed = height >= 11;
     const slanted = named && widest(columns) > cellWidth - 4;
     const top = named && columns.some(Boolean) ? (slanted ? Math.ceil(widest(columns) * 0.75) + 14 : 20) : 4;
@@ -100,6 +102,13 @@ export function heatmap({label, onpick, onmove}) {
       context.fillText(cut(context, name, 110), 0, 0);
       context.restore();
     });
+    names.hidden = full <= width || !rowsNamed || left === 2;
+    if (!names.hidden) {
+      [names.width, names.height] = [left * ratio, base.height];
+      names.style.setProperty("width", `${left}px`);
+      names.style.setProperty("margin-right", `${-left}px`);
+      names.getContext("2d").drawImage(base, 0, 0);
+    }
     show();
   }
 
@@ -151,7 +160,7 @@ export function heatmap({label, onpick, onmove}) {
   /** Scroll the frame until the cell is seen. */
   function reveal(i, j) {
     const {left, top, width, height} = layout, x = left + j * width, y = top + i * height;
-    if (x - frame.scrollLeft < 0 || x + width - frame.scrollLeft > frame.clientWidth) frame.scrollLeft = x - frame.clientWidth / 2;
+    if (x - frame.scrollLeft < (names.hidden ? 0 : left) || x + width - frame.scrollLeft > frame.clientWidth) frame.scrollLeft = x - frame.clientWidth / 2;
     if (y - frame.scrollTop < 0 || y + height - frame.scrollTop > frame.clientHeight) frame.scrollTop = y - frame.clientHeight / 2;
   }
   element.reveal = (i, j) => layout && reveal(i, j);

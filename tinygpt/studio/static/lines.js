@@ -3,7 +3,7 @@
 import {LINES} from "./colour.js";
 import {announce, h, millions, number, s} from "./dom.js";
 
-const HEIGHT = 260, TOP = 14, BOTTOM = 34;
+const HEIGHT = 260, TOP = 24, BOTTOM = 34;
 
 /**
  * lines({label, xName, yName, onpick}): an element; `update({series, marks, points, logX, logY, cursor})` draws;
@@ -26,7 +26,7 @@ export function lines({label, xName = "step", yName = "", onpick}) {
   };
 
   function draw() {
-    const width = Math.max(300, element.clientWidth || 640);
+    const width = Math.max(240, element.clientWidth || 640);
     const usable = (x, log) => Number.isFinite(x) && (!log || x > 0);
     const all = data.series.flatMap((line) => line.points).filter(([x, y]) => usable(data.logX ? x + 1 : x, data.logX) && usable(y, data.logY));
     if (!all.length) {
@@ -38,7 +38,7 @@ export function lines({label, xName = "step", yName = "", onpick}) {
     const left = 52;
     const fx = (x) => (data.logX ? Math.log10(x + 1) : x), fy = (y) => (data.logY ? Math.log10(y) : y);
     const xs = all.map(([x]) => fx(x)), ys = all.map(([, y]) => fy(y)).concat(data.marks.filter(([, y]) => usable(y, data.logY) && !data.zoom).map(([, y]) => fy(y)));
-    const [x0, x1] = span(xs), [y0, y1] = span(ys, 0.04);
+    const [x0, x1] = xs.every((x) => x === xs[0]) ? [xs[0], xs[0] + 1] : span(xs), [y0, y1] = span(ys, 0.04);
     const px = (x) => left + ((fx(x) - x0) / (x1 - x0)) * (width - left - right), py = (y) => HEIGHT - BOTTOM - ((fy(y) - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
     const svg = s("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, tabindex: "0", role: "img", "aria-label": `${label}. ${data.series.map((line) => `${line.name}: ${number(line.points.at(-1)?.[1])} at ${xName} ${number(line.points.at(-1)?.[0])}`).join("; ")}. Arrow keys walk along the curve.`});
     for (const tick of data.logY ? logTicks(10 ** y0, 10 ** y1) : ticks(y0, y1)) {
@@ -51,7 +51,7 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       written = px(tick);
       svg.append(s("text", {x: px(tick), y: HEIGHT - BOTTOM + 16, class: "tick middle"}, short(tick)));
     }
-    svg.append(s("text", {x: (left + width - right) / 2, y: HEIGHT - 3, class: "tick middle"}, xName + (data.logX ? " (log)" : "")), s("text", {x: 4, y: TOP - 2, class: "tick"}, yName + (data.logY ? " (log)" : "")));
+    svg.append(s("text", {x: (left + width - right) / 2, y: HEIGHT - 3, class: "tick middle"}, xName + (data.logX ? " (log)" : "")), s("text", {x: 4, y: 11, class: "tick"}, yName + (data.logY ? " (log)" : "")));
     const labels = [];
     for (const [name, y] of data.marks) {
       if (!usable(y, data.logY) || py(y) < TOP - 4 || py(y) > HEIGHT - BOTTOM + 4) continue;
@@ -80,9 +80,9 @@ export function lines({label, xName = "step", yName = "", onpick}) {
     const tell = (x, aloud) => {
       at = x;
       finger.replaceChildren(s("line", {x1: px(x), x2: px(x), y1: TOP, y2: HEIGHT - BOTTOM, class: "cross"}));
-      const near = data.series.map((line, i) => [line, line.points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs((best ?? [Infinity])[0] - x) ? point : best), null), i]).filter(([, point]) => point && usable(point[1], data.logY));
-      for (const [, [, y], i] of near) finger.append(s("circle", {cx: px(x), cy: py(y), r: 4, style: {fill: LINES[i % LINES.length][0]}}));
-      const sentence = `${xName} ${number(x)}: ${near.map(([line, [, y]]) => `${line.name} ${number(y, 4)}`).join(", ")}`;
+      const there = data.series.map((line, i) => [line, line.points.find((point) => point[0] === x), i]).filter(([, point]) => point && usable(point[1], data.logY));
+      for (const [, [, y], i] of there) finger.append(s("circle", {cx: px(x), cy: py(y), r: 4, style: {fill: LINES[i % LINES.length][0]}}));
+      const sentence = `${xName} ${number(x)}: ${there.map(([line, [, y]]) => `${line.name} ${number(y, 4)}`).join(", ")}`;
       said.textContent = sentence;
       if (aloud) announce(sentence);
     };

@@ -311,7 +311,7 @@ export default {
       const shown = [...rows, ...left];
       effect.show(reply, h("div", {class: "columns"},
         h("div", {}, h("h4", {}, `Next after ${quoted(tokens.at(-1))}`), h("p", {class: "note"}, "Full bars: with your changes. Dashed outlines: as trained."), bars(shown, {max: 1, format: (x) => (x === null ? "–" : percent(x)), secondName: "as trained"})),
-        h("div", {}, h("h4", {}, "Expected after each token"), h("p", {class: "note"}, `Upper line as trained, lower line with your changes; darker tokens moved more (full colour: ${MOVED_FULL} nats).`), predictions(reply, moved), note && h("p", {class: "finding", role: "status"}, note))),
+        h("div", {}, h("h4", {}, "Expected after each token"), h("p", {class: "note"}, `Upper line as trained, lower line with your changes; the stronger its colour, the more a token moved (full colour: ${MOVED_FULL} nats).`), predictions(reply, moved), note && h("p", {class: "finding", role: "status"}, note))),
       () => ({columns: ["token", "as trained", "probability", "changed", "probability", "moved (nats)"], rows: tokens.map((token, i) => [token.shown, reply.data.predicted_before[i].shown, reply.data.predicted_before[i].probability, reply.data.predicted_after[i].shown, reply.data.predicted_after[i].probability, reply.data.moved[i]])}));
 
       const needs = edits.find((edit) => edit.prompt), fresh = loss.for === `${model.run}@${model.step}${text}`;

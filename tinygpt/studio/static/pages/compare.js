@@ -8,7 +8,7 @@ import {lines, linesTable} from "../lines.js";
 import {later, promptBox, promptOf} from "../parts.js";
 import {get, getJson, set} from "../state.js";
 
-const FEWEST = 2, MOST = 6, BARS = 6, WRITTEN = 40;
+const FEWEST = 2, MOST = 6, BARS = 6, WRITTEN = 40, REFRESH_MS = 5000;
 const AXES = [["step", "steps"], ["tokens", "tokens read"], ["time_s", "seconds"], ["bytes", "bytes of text read"]];
 const FIGURES = [
   ["best bits per byte", (run) => run.val_bpb], ["at step", (run) => run.best_step], ["steps", (run) => run.steps], ["tokens read", (run) => run.tokens],
@@ -52,6 +52,8 @@ export default {
     const which = choice("Weights of each run", [["best", "its best checkpoint"], ["last", "its last checkpoint"]], get("weights", "best"), (value) => set({weights: value === "best" ? null : value}));
     const grid = h("div", {class: "columns three"}, []), triedSaid = h("p", {class: "finding", role: "status"}), triedBody = h("div", {}, promptBox(context), which, triedSaid, grid);
     let asked = "", reply = null;
+    const timer = setInterval(() => { if (chosen(context).some((name) => context.runs.find((run) => run.name === name)?.training)) set({}); }, REFRESH_MS);
+    context.ended.push(() => clearInterval(timer));
 
     const wantPrompt = later(async (names) => {
       const prompt = promptOf(context), weights = get("weights", "best");
@@ -84,7 +86,8 @@ export default {
         said.textContent = context.runs.length < FEWEST ? "There is only one run; fork it on the page Training, with one thing changed, and compare." : "Choose two runs or more.";
         return;
       }
-      if (JSON.stringify(names) !== asked) { reply = await compare(names); asked = JSON.stringify(names); }
+      const wanted = JSON.stringify(names.map((name) => [name, context.runs.find((run) => run.name === name)?.step]));
+      if (wanted !== asked) { reply = await compare(names); asked = wanted; }
       const {runs, settings: differing, same_validation_text: sameText, curves} = reply.data;
       drawTable(runs, differing);
       const axis = get("axis", "step"), figureName = get("figure", "bpb"), yName = figureName === "bpb" ? "bits per byte" : "nats per token", xName = AXES.find(([name]) => name === axis)?.[1] ?? "steps";

@@ -57,9 +57,10 @@ const documentsOf = (n) => `${number(n)} ${n === 1 ? "document" : "documents"}`;
 
 /** Two lengths side by side: learnt from, and held out. */
 function splitBar(data) {
-  return h("div", {class: "split", role: "img", "aria-label": `Learnt from: ${number(data.train_documents)} documents. Held out: ${number(data.val_documents)}.`},
-    h("div", {class: "split-train", style: {"flex-grow": data.train_bytes}}, h("strong", {}, "learnt from"), h("span", {}, `${documentsOf(data.train_documents)}, ${bytes(data.train_bytes)}`)),
-    data.val_bytes > 0 && h("div", {class: "split-val", style: {"flex-grow": data.val_bytes}}, h("strong", {}, "held out"), h("span", {}, `${documentsOf(data.val_documents)}, ${bytes(data.val_bytes)}`)));
+  const said = (part) => (data.split === "tail" ? "" : `${documentsOf(data[`${part}_documents`])}, `) + bytes(data[`${part}_bytes`]); // a tail begins within a document
+  return h("div", {class: "split", role: "img", "aria-label": `Learnt from: ${said("train")}. Held out: ${said("val")}.`},
+    h("div", {class: "split-train", style: {"flex-grow": data.train_bytes}}, h("strong", {}, "learnt from"), h("span", {}, said("train"))),
+    data.val_bytes > 0 && h("div", {class: "split-val", style: {"flex-grow": data.val_bytes}}, h("strong", {}, "held out"), h("span", {}, said("val"))));
 }
 
 const RULES = {"by document": "Whole documents are held out, chosen by a hash of their text and the seed: the same seed always holds out the same ones, in whatever order they come.", tail: "Held out is ", none: "Nothing is held out: ", given: "The held-out text was given as a file of its own."};
@@ -75,7 +76,7 @@ function copiesOf(data) {
 }
 
 function splitFigure(root) {
-  const element = figure(root, "The split, and what it leaks", "Try another seed or share: the same text, split as it would be. A long text holds out no more than the run’s val_max_bytes, whatever the share. Training itself removes copies before it splits; the counts tell what would leak without that.");
+  const element = figure(root, "The split, and what it leaks", "Try another seed or share: the same text, split as it would be. Training itself removes copies before it splits; the counts tell what would leak without that.");
   const holder = h("div"), drawing = h("div", {});
   let seed = null, share = null, back = null, built = "";
   element.draw = (reply, model) => {
@@ -89,7 +90,8 @@ function splitFigure(root) {
     }
     back.disabled = getNumber("seed") === undefined && getNumber("share") === undefined;
     const removed = data.duplicates_removed;
-    holder.replaceChildren(splitBar(data), h("p", {class: "note"}, ruleOf(data)), copiesOf(data), removed ? h("p", {class: "note"}, `${number(removed)} copies were removed before this run was trained.`) : "");
+    const capped = data.split !== "given" && data.val_bytes < 0.9 * getNumber("share", 0.1) * (data.train_bytes + data.val_bytes);
+    holder.replaceChildren(splitBar(data), h("p", {class: "note"}, ruleOf(data), capped ? ` ${bytes(data.val_bytes)} are the most that is held out of this text (setting val_max_bytes), whatever the share.` : ""), copiesOf(data), removed ? h("p", {class: "note"}, `${number(removed)} ${removed === 1 ? "copy was" : "copies were"} removed before this run was trained.`) : "");
     element.show(reply, drawing, {columns: ["figure", "value"], rows: ["split", "train_documents", "train_bytes", "val_documents", "val_bytes", "duplicates", "leaks"].map((name) => [name.replaceAll("_", " "), data[name]])});
   };
   return element;
@@ -116,7 +118,7 @@ function copyFigure(root, context) {
   const learn = h("button", {type: "button", onclick: learnTokenizer}, "Retrain the tokenizer on this copy");
   const train = h("button", {type: "button", class: "primary", onclick: trainModel}, "Train a minute on this copy");
   const started = h("span", {class: "note", role: "status"});
-  section.append(h("div", {class: "row"}, learn, train, started), !mayWork() && h("p", {class: "note"}, "To train from this window, open the address that the terminal printed, with its token at the end."));
+  section.append(h("div", {class: "row"}, learn, train, started), mayWork() ? "" : h("p", {class: "note"}, "To train from this window, open the address that the terminal printed, with its token at the end."));
   train.disabled = !mayWork();
   sweep.hidden = true;
   let run = null, asked = 0, timer = null, loading = null;

@@ -54,7 +54,7 @@ export default {
       const [token] = await Promise.all([chosen(model, context), places.draw(model), map.scale(model), norms.scale(model)]);
       const found = await call(model, "neighbours", {token, metric: get("metric", "cosine"), k: 12});
       const also = [token, ...found.data.neighbours.map((row) => row.id)];
-      const [projected, lengths] = await Promise.all([call(model, "projection", {also}), call(model, "norms", {also: [token]})]);
+      const [projected, lengths] = await Promise.all([call(model, "projection", {also, ...basis(model)}), call(model, "norms", {also: [token]})]);
       map.draw(projected, token, found);
       near.draw(found, model);
       norms.draw(lengths, token);
@@ -68,7 +68,7 @@ const pick = (token) => { set({token}); did("token", {id: token}); };
 async function chosen(model, context) {
   const wanted = getNumber("token");
   if (wanted !== undefined && wanted >= 0 && wanted < context.run.vocab_size) return wanted;
-  const {points} = (await call(model, "projection")).data, word = (point) => point.space && point.case === "lower" && point.shown.length > 4;
+  const {points} = (await call(model, "projection", basis(model))).data, word = (point) => point.space && point.case === "lower" && point.shown.length > 4;
   return (points.slice(100).find(word) ?? points.find(word) ?? points[0]).id;
 }
 
@@ -77,6 +77,9 @@ const times = (n) => `${number(n)} ${n === 1 ? "time" : "times"}`;
 
 /** The ends of a run's checkpoints: what fixes the scales of all of them. */
 const ends = (model) => [model.info.steps[0].step, model.info.steps.at(-1).step];
+
+/** Its last checkpoint that this page knows of gives the axes, though a run that trains may have a later one by now. */
+const basis = (model) => ({basis: `@${ends(model)[1]}`});
 
 // --- the map ---------------------------------------------------------------------------------------------------------
 
@@ -87,11 +90,12 @@ function mapFigure(root) {
   const drawing = h("div", {}, map, told);
   let box = null, scaled = null;
   element.scale = async (model) => {
-    if (scaled === model.run) return;
-    const replies = await Promise.all(ends(model).map((step) => call({...model, step}, "projection")));
+    const key = `${model.run}${ends(model)}`;
+    if (scaled === key) return;
+    const replies = await Promise.all(ends(model).map((step) => call({...model, step}, "projection", basis(model))));
     const all = replies.flatMap((reply) => reply.data.xy);
     box = [0, 1].flatMap((axis) => margins(Math.min(...all.map((xy) => xy[axis])), Math.max(...all.map((xy) => xy[axis]))));
-    scaled = model.run;
+    scaled = key;
   };
   element.draw = (reply, token, found) => {
     const {points, xy, explained} = reply.data, [, groups, groupOf] = grouped();
@@ -181,7 +185,7 @@ function round(high) {
 function positionsFigure(root) {
   const element = figure(root, "What a position looks like");
   const map = heatmap({label: "Cosine of two positions"}), note = h("p", {class: "note"}), key = legend("0", "1", true);
-  const matrix = h("div", {}, h("p", {class: "note"}, "Each position of the text has a learned row. A cell is the cosine of two of them: where training has made neighbours alike, there is a dark band along the diagonal."), map, key, note);
+  const matrix = h("div", {}, h("p", {class: "note"}, "Each position of the text has a learned row. A cell is the cosine of two of them: where training has made neighbours alike, there is a strong band along the diagonal."), map, key, note);
   const dials = h("div", {class: "dials"}), told = h("p", {class: "said", role: "status"});
   const turn = slider("Position", {min: 0, max: DIALS, value: getNumber("at", 8), change: (at) => { set({at}); did("position", {at}); }});
   turn.classList.add("stretch");

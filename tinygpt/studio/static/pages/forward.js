@@ -109,7 +109,7 @@ export default {
     function showCell(reply) {
       const {name, index, value, formula, terms, bias, sum: total} = reply.data;
       const shown = terms.slice(0, TERMS), single = terms.length === 1;
-      const rows = shown.map((term) => ({name: term.label, value: term.product, note: term.a === null ? "" : `${number(term.a)} × ${number(term.b)}`}));
+      const rows = shown.map((term) => ({name: term.label.replace(/^block\.\d+\./, ""), value: term.product, note: term.a === null ? "" : `${number(term.a)} × ${number(term.b)}`}));
       cell.rename(`${name}[${index.join(", ")}] = ${value === null ? "hidden" : number(value, 5)}`);
       cell.show(reply, h("div", {class: "cell-sum"}, h("p", {class: "formula"}, formula),
         h("p", {class: "note"}, single ? "One product." : `${terms.length} products${bias ? ` and the bias ${number(bias)}` : ""} add up to ${number(total, 5)}${terms.length > TERMS ? `; the ${TERMS} largest are drawn, the table has the others` : ""}. Each bar: a × b.`), bars(rows, {format: (x) => number(x)})),

@@ -83,12 +83,12 @@ export default {
     root.append(told, two);
     const barFigure = figure(two, "What comes next", "Full bar: the chance in the draw, after the sliders. Dashed outline: the model's own probability. Click a bar to take that token.");
     const treeFigure = figure(two, "Where it could go", "The likeliest ways on. A thicker line is a likelier step; click a token to go there.");
-    const costFigure = figure(root, "What a text costs", "Dark tokens surprise the model. The bits of all of them, divided by the bytes of the text, are the figure that training makes small.");
+    const costFigure = figure(root, "What a text costs", "The stronger its colour, the more a token surprises the model. The bits of all of them, divided by the bytes of the text, are the figure that training makes small.");
     const cacheFigure = figure(root, "What the cache saves", "Work for each new token: with a cache of keys and values only the new position is computed, without one the whole text again.");
 
     const buttons = {
       one: h("button", {type: "button", class: "primary", onclick: () => write(1)}, "Draw the next token"),
-      more: h("button", {type: "button", onclick: () => write(MORE)}, "Write on"),
+      more: h("button", {type: "button", onclick: () => write(Math.min(MORE, context.run.block_size - front.length - getNumber("written", 0)))}, "Write on"),
       back: h("button", {type: "button", onclick: () => set({written: Math.max(0, getNumber("written", 0) - 1) || null, at: null})}, "One back"),
       again: h("button", {type: "button", onclick: () => set({written: null, branch: null, at: null})}, "From the prompt"),
       seed: h("button", {type: "button", onclick: () => set({seed: getNumber("seed", 0) + 1, at: null})}, "Another seed"),
@@ -188,7 +188,8 @@ export default {
       }});
       list.querySelector("li:last-child button").disabled = true;
       const saying = h("p", {class: "said"}, `${kept === 1 ? "One token is" : `${number(kept)} tokens are`} left to draw from. Uncertainty ${number(entropy.before)} nats by the model, ${number(entropy.after)} after the sliders.`);
-      barBody.replaceChildren(list, saying, picked ? h("button", {type: "button", class: "small", onclick: () => set({at: null})}, "Back to the end of the text") : "");
+      const written = tokens.slice(0, picked ? at : tokens.length), anew = written.length !== reply.data.tokens.length || written.some((token, i) => token.id !== reply.data.tokens[i].id);
+      barBody.replaceChildren(list, saying, anew && written.length ? h("p", {class: "note"}, "The model wrote this text in other pieces than the tokenizer cuts it into, and the bars are for the latter, as for any prompt: they may differ from the text above.") : "", picked ? h("button", {type: "button", class: "small", onclick: () => set({at: null})}, "Back to the end of the text") : "");
       if (focus >= 0) barBody.querySelectorAll("button.bar-row")[focus]?.focus({preventScroll: true});
       barFigure.show(reply, barBody, barsTable("token", "after the sliders", shown, "the model's own"));
     }

@@ -143,12 +143,12 @@ function mapFigure(root, context) {
       sized = model.run;
       sliders.replaceChildren();
       const listed = (values, value) => [...new Set([...values, value])].sort((a, b) => a - b);
-      const base = {width: config.n_embd, depth: config.n_layers, vocab: config.vocab_size}; // of the run, or of the address
-      const widths = listed(WIDTHS, base.width), words = listed(VOCABULARIES, base.vocab);
+      const base = {width: config.n_embd, depth: config.n_layers, vocab: config.vocab_size}, own = model.info; // of the run, or of the address; and of the run
+      const widths = listed([...WIDTHS, own.n_embd], base.width), words = listed([...VOCABULARIES, own.vocab_size], base.vocab);
       const across = (name, text, values) => {
         return slider(text, {min: 0, max: values.length - 1, value: values.indexOf(base[name]), show: (i) => number(values[i]), change: (i) => { set({[name]: values[i]}); did("size", {[name]: values[i]}); }});
       };
-      const depth = slider("Depth", {min: 1, max: Math.max(MOST_DEPTH, base.depth), value: base.depth, change: (value) => { set({depth: value}); did("size", {depth: value}); }});
+      const depth = slider("Depth", {min: 1, max: Math.max(MOST_DEPTH, base.depth, own.n_layers), value: base.depth, change: (value) => { set({depth: value}); did("size", {depth: value}); }});
       const width = across("width", "Width", widths), vocab = across("vocab", "Vocabulary", words);
       const back = h("button", {type: "button", class: "small", onclick: () => { set({width: null, depth: null, vocab: null}); announce("The run’s own sizes."); }}, "Back to this run’s size");
       sliders.append(width, depth, vocab, back);
@@ -175,10 +175,10 @@ function mapFigure(root, context) {
     ];
     for (let i = 0; i < data.config.n_layers; i += 1) {
       if (folded && i >= 2 && i < data.config.n_layers - 1) {
-        if (i === 2) parts.push(h("div", {class: "map-row fold"}, h("button", {type: "button", class: "small", onclick: () => set({unfolded: 1})}, `Blocks 3 to ${data.config.n_layers - 1}: ${data.config.n_layers - 3} more of the same kind. Show them all`)));
+        if (i === 2) parts.push(h("div", {class: "map-row fold"}, h("button", {type: "button", class: "small", onclick: () => set({unfolded: 1})}, `Blocks 2 to ${data.config.n_layers - 2}: ${data.config.n_layers - 3} more of the same kind. Show them all`)));
         continue;
       }
-      parts.push(h("div", {class: "map-block"}, h("p", {class: "block-name"}, `Block ${i + 1}`), rows(block(i))));
+      parts.push(h("div", {class: "map-block"}, h("p", {class: "block-name"}, `Block ${i}`), rows(block(i))));
     }
     parts.push(row("whole", button(by("norm", "output"))), row("whole", button(by("head", "output"))),
       row("ends", h("div", {class: "map-io"}, h("span", {class: "io-name"}, "What comes next?"), next, context.link("generate", "Generate"))));

@@ -28,14 +28,14 @@ export default {
 
   view(root, context) {
     const ask = memory();
-    const seen = figure(root, "The answer as each layer would give it", "Columns are tokens, rows go from the embedding down to the last block; the last row is what the model really answers. In each cell: the token that would come next, darker where it is likelier. Click a cell to follow its token.");
+    const seen = figure(root, "The answer as each layer would give it", "Columns are tokens, rows go from the embedding down to the last block; the last row is what the model really answers. In each cell: the token that would come next, in a stronger colour where it is likelier. Click a cell to follow its token.");
     const candidates = h("div");
     root.append(candidates);
     const two = h("div", {class: "columns"});
     root.append(two);
     const chance = figure(two, "Its probability", "After each block, at the chosen position."), place = figure(two, "Its place among all tokens", "1 is the likeliest; the axis is logarithmic.");
     const wrote = figure(root, "Who wrote it", "");
-    const patch = figure(root, "Which places carry it", "Take a second prompt with as many tokens and another answer. The model reads the second one, but one place gets its value from the first. Dark: this place alone brings the first answer back. Click a cell to see it happen.");
+    const patch = figure(root, "Which places carry it", "Take a second prompt with as many tokens and another answer. The model reads the second one, but one place gets its value from the first. A strong colour: this place alone brings the first answer back. Click a cell to see it happen.");
     const after = figure(root, "The second prompt, patched at one place", "Full bars: with the patch. Dashed outlines: without it.");
 
     let corner = null, followed = null;
@@ -92,7 +92,7 @@ export default {
       chance.rename(`Probability of ${quoted(target)} after ${quoted(tokens[position])}`);
       place.rename(`Place of ${quoted(target)} among ${number(model.info.vocab_size)} tokens`);
       const lead = ranks.findLastIndex((r) => r > 0) + 1;
-      found.textContent = lead >= rows.length ? `“${target.shown}” is not the answer here: it ends in place ${number(ranks.at(-1) + 1)}.` : lead === 0 ? `“${target.shown}” is the likeliest already at the embedding, and stays it.` : `“${target.shown}” is the likeliest from ${rows[lead]} on.`;
+      found.textContent = lead >= rows.length ? `“${target.shown}” is not the answer here: it ends in place ${number(ranks.at(-1) + 1)}.` : lead === 0 ? `“${target.shown}” is the likeliest already at the embedding, and stays it.` : `“${target.shown}” is the likeliest from ${rows[lead]} on, with ${passed[lead]} ${passed[lead] === 1 ? "block" : "blocks"} passed.`;
       const curve = [{name: target.shown, points: passed.map((x, i) => [x, chances[i]])}], stairs = [{name: target.shown, points: passed.map((x, i) => [x, ranks[i] + 1])}];
       probability.update({series: curve, marks: [["certain", 1], ["never", 0]]});
       rank.update({series: stairs, marks: [["first", 1], ["last", model.info.vocab_size]], logY: true});
@@ -153,7 +153,7 @@ export default {
       const part = PARTS[get("part")] ? get("part") : "resid", other = get("other");
       for (const button of kinds.children) button.setAttribute("aria-pressed", String(button.dataset.part === part));
       const n = counted ? Math.max(1, counted.data.pieces.length) : 0, equal = n === tokens.length, last = positionOf(tokens) === tokens.length - 1;
-      counts.textContent = `First prompt: ${tokens.length} tokens${counted ? `; second: ${n} ${equal ? "— as many." : `— ${Math.abs(n - tokens.length)} too ${n > tokens.length ? "many" : "few"}.`}` : "."}`;
+      counts.textContent = `First prompt: ${tokens.length} ${tokens.length === 1 ? "token" : "tokens"}${counted ? `; second: ${n} ${equal ? "— as many." : `— ${Math.abs(n - tokens.length)} too ${n > tokens.length ? "many" : "few"}.`}` : "."}`;
       counts.classList.toggle("unequal", Boolean(counted) && !equal);
       example.hidden = Boolean(other);
       const given = {clean: prompt, other, part, ...(wanted !== null && last ? {target: target.id} : {})}, key = JSON.stringify([model.run, model.step, given]);

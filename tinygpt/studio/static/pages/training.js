@@ -7,7 +7,7 @@ import {figure, matrixTable} from "../figure.js";
 import {heatmap, legend} from "../heatmap.js";
 import {lines, linesTable} from "../lines.js";
 import {later, nearestStep, recordsOf} from "../parts.js";
-import {get, getJson, set} from "../state.js";
+import {get, getJson, getNumber, set} from "../state.js";
 import {did} from "../tour.js";
 
 const POLL_MS = 2000, REDRAW_MS = 400;
@@ -64,7 +64,10 @@ export default {
     function take(news) {
       if (news.first < run.data.next) { run.data.records = []; run.data.samples = []; } // the log has been cut: this is all of it
       for (const record of news.records) {
-        if (Number.isInteger(record.back_to)) run.data.records = run.data.records.filter((r) => r.kind === "event" || (r.step ?? 0) <= record.back_to);
+        if (Number.isInteger(record.back_to)) {
+          run.data.records = run.data.records.filter((r) => r.kind === "event" || (r.step ?? 0) <= record.back_to);
+          run.data.samples = run.data.samples.filter((sample) => sample.step <= record.back_to);
+        }
         run.data.records.push(record);
       }
       const known = new Set(run.data.samples.map((sample) => sample.step));
@@ -130,8 +133,9 @@ export default {
 
     function drawState(data) {
       const last = data.records.filter((r) => r.kind === "train").at(-1), best = context.run?.val_bpb;
+      const steps = Math.max(last?.step ?? 0, data.training ? 0 : context.run?.step ?? 0); // a run that is stopped saves without a record
       const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
-      const facts = h("dl", {class: "facts"}, fact(data.training ? "step now" : "steps", `${number(last?.step ?? 0)} of ${number(data.max_steps)}`), last && fact("loss of the last step", number(last.loss)), best && fact("best on unseen text", `${number(best)} bits per byte`), last && fact("tokens read", millions(last.tokens)), context.run && fact("parameters", millions(context.run.parameters)), data.training && data.left_s !== null && data.left_s !== undefined && fact("time left", duration(data.left_s)));
+      const facts = h("dl", {class: "facts"}, fact(data.training ? "step now" : "steps", `${number(steps)} of ${number(data.max_steps)}`), last && fact("last loss", `${number(last.loss)} nats per token`), best && fact("best on unseen text", `${number(best)} bits per byte`), last && fact("tokens read", millions(last.tokens)), context.run && fact("parameters", millions(context.run.parameters)), data.training && data.left_s !== null && data.left_s !== undefined && fact("time left", duration(data.left_s)));
       const bar = data.training ? h("progress", {max: data.max_steps, value: last?.step ?? 0, "aria-label": "Progress of the training", class: "wide-progress"}) : "";
       state.replaceChildren(h("p", {class: "run-status"}, data.training ? h("span", {class: "live-mark"}, "● live") : "", data.training ? ` ${model.run} is being trained.` : data.finished ? `${model.run} is finished.` : `${model.run} has stopped before its last step; \`tinygpt train --resume --run ${model.run}\` goes on.`), facts, bar);
     }
@@ -142,10 +146,11 @@ export default {
 
     function drawSamples(data) {
       if (!data.samples.length) { samples.show(run, h("p", {class: "note"}, "It has written nothing yet."), null); return; }
-      const shown = data.samples.filter((sample) => sample.step <= (model.step ?? 0)).at(-1) ?? data.samples[0];
+      const picked = getNumber("sample"), wanted = picked !== undefined && nearestStep(context.run, picked) === model.step ? picked : model.step ?? 0; // until the slider goes on
+      const shown = data.samples.filter((sample) => sample.step <= wanted).at(-1) ?? data.samples[0];
       const focus = [...sampleSteps.children].indexOf(document.activeElement);
       const few = data.samples.length > 16 ? data.samples.filter((_, i) => i % Math.ceil(data.samples.length / 16) === 0 || i === data.samples.length - 1) : data.samples;
-      sampleSteps.replaceChildren(...few.map((sample) => h("button", {type: "button", class: "small", "aria-pressed": String(sample === shown), onclick: () => jump({x: sample.step})}, number(sample.step))));
+      sampleSteps.replaceChildren(...few.map((sample) => h("button", {type: "button", class: "small", "aria-pressed": String(sample === shown), onclick: () => set({step: nearestStep(context.run, sample.step), sample: sample.step})}, number(sample.step))));
       if (focus >= 0) sampleSteps.children[focus]?.focus({preventScroll: true});
       sampleHead.textContent = `Step ${number(shown.step)}, temperature ${number(shown.temperature)}`;
       sampleText.replaceChildren(shown.prompt ? h("span", {class: "given-text"}, shown.prompt) : "", shown.text || "(it ended the text at once)");
@@ -214,11 +219,10 @@ export default {
     /** What was learnt first, by when each table was nearest. */
     function order() {
       const nearest = (name) => [...measured].reduce((best, [step, reply]) => (reply.data[name] < best.nats ? {step, nats: reply.data[name]} : best), {step: null, nats: Infinity});
-      const [singles, pairs] = [nearest("unigram"), nearest("bigram")], start = Math.min(...measured.keys());
+      const [singles, pairs] = [nearest("unigram"), nearest("bigram")];
       const said = `Nearest to token counts (${number(singles.nats)} nats) at step ${number(singles.step)}, to pair counts (${number(pairs.nats)}) at step ${number(pairs.step)}`;
-      if (pairs.step > singles.step) return `${said}: frequencies first, then pairs.`;
-      if (context.run.start === "pairs" && pairs.step === start && pairs.nats < singles.nats) return `${said}: its first weights were counted from pairs (setting start), so training begins where others must get first. Fork it with random first weights to see frequencies, then pairs.`;
-      return `${said}.`;
+      if (context.run.start === "pairs") return `${said}: its first weights were counted from pairs (setting start), so training begins where others must get first. Fork it with random first weights to see frequencies, then pairs.`;
+      return pairs.step > singles.step ? `${said}: frequencies first, then pairs.` : `${said}.`;
     }
 
     // --- its stories ---
@@ -326,7 +330,7 @@ function form(context, problem, trouble, started) {
   const file = h("input", {type: "file", accept: "text/plain,.txt,.md", onchange: async () => { if (file.files[0]) text.value = await file.files[0].text(); }});
   const textBox = h("div", {class: "wide"}, labelled("Text", text), labelled("or a text file", file));
   textBox.firstChild.classList.add("prompt");
-  let source = "fork", unit = "minutes";
+  let source = "fork", unit = "same"; // one change, one effect
   const amount = h("input", {type: "number", min: 0.1, step: "any", value: 1});
   const preset = choice("Preset", [["modern", "modern"], ["gpt2", "gpt2"], ["tutorial", "tutorial"]], "modern", () => {});
   const units = choice("Length", [["minutes", "minutes"], ["steps", "steps"], ["same", `as ${parent}`]], unit, (value) => { unit = value; arrange(); });
