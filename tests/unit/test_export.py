@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import tinygpt
 
 from tinygpt import checkpoint, export
 from tinygpt.config import PRESETS, SIZES, ModelConfig, make_config
@@ -260,6 +261,14 @@ def test_another_export_is_not_replaced(here, trained):
     assert contents(done.path) == old
     other = export.export("other", "gguf", here / "gguf")
     refused(2, "it is an export of run other --to gguf", export.export, "other", "hf", other.path)
+
+
+def test_words_of_the_command_are_folded_and_home_is_found(here, trained, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    done = tinygpt("export", trained, "--to", "HF", "--encoding", "F32", "--out=~/mine", "--json")
+    assert done.code == 0 and done.json["path"] == str(here / "home" / "mine")
+    assert tinygpt("report", trained, "--out=~/mine.html").code == 0 and (here / "home" / "mine.html").is_file()
+    assert [path.name for path in here.iterdir()] == ["home"]
 
 
 def test_the_step_that_is_replaced_is_said(here, trained):

@@ -71,6 +71,7 @@ def export(reference: str, to: str, out: Path | None = None, encoding: str = "f3
     Raises UserError: exit 2 for a shape, an encoding or a place that cannot be, or a package that is missing; exit 66
     if the real runtime computes something else; exit 74 if it cannot be written. An older export then stays.
     """
+    to, encoding = to.lower(), encoding.lower()
     if to not in TARGETS:
         raise UserError(f"there is no export to {to!r}; targets are {listing(TARGETS)}{did_you_mean(to, TARGETS)}.")
     if encoding not in ENCODINGS[to]:
