@@ -3,9 +3,11 @@
 transformers itself is met in tests/reference/test_export_hf.py; here its answer is made up.
 """
 
+import ast
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from command_line import tinygpt
 from tinygpt import checkpoint, export
 from tinygpt.config import PRESETS, SIZES, ModelConfig, make_config
 from tinygpt.errors import MISMATCH, UserError
-from tinygpt.export import card, hf, origin
+from tinygpt.export import card, gguf, hf, origin
 from tinygpt.export.shapes import differences, shape_of
 from tinygpt.model import TinyGPT
 from tinygpt.optim import Optimizer
@@ -269,6 +271,18 @@ def test_words_of_the_command_are_folded_and_home_is_found(here, trained, monkey
     assert done.code == 0 and done.json["path"] == str(here / "home" / "mine")
     assert tinygpt("report", trained, "--out=~/mine.html").code == 0 and (here / "home" / "mine.html").is_file()
     assert [path.name for path in here.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("name", ["mine", "Bob's model", 'a "b" $HOME `c` \\d !', "c'\"d"])
+def test_the_command_that_is_said_names_the_place(here, trained, name):
+    """Pins: an apostrophe in a path, which ended the Python string in the command."""
+    s = origin.source(str(trained))[0]
+    place = here / name
+    for target, file in ((hf, place), (gguf, place / "run-f32.gguf")):
+        said = next(line for line in target.advice(s, place, "f32") if "python -c" in line)
+        python, flag, code = shlex.split(said[said.index("python -c") :])
+        strings = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+        assert (python, flag) == ("python", "-c") and str(file) in strings
 
 
 def test_the_step_that_is_replaced_is_said(here, trained):
