@@ -213,6 +213,7 @@ def test_the_advice_is_a_program_that_runs(exported, capsys):
     exec("\n".join(lines), names)
     assert names["ids"][1:] == target.greedy(exported.s.model, [0])
     assert capsys.readouterr().out.strip()
+    assert all(any(name in line for line in lines) for name in (target.CACHED, "position_ids", "past_key_values.*"))
     assert "tokenizers.Tokenizer.from_file('tokenizer.json')" in "\n".join(target.advice(exported.s, Path(), "f32"))
 
 

@@ -321,8 +321,6 @@ def their_greedy(runtime: Runtime, prompt: list[int]) -> list[int]:
 def advice(s: Source, path: Path, encoding: str) -> list[str]:
     """A Python program that writes with the export, needing neither tinygpt nor torch."""
     return [
-        f"# {CACHED} is the same with a key/value cache: input_ids, attention_mask, position_ids and past_key_values.*",
-        "# in (empty at first), logits and present.* out, which are the past_key_values.* of the next call.",
         "# pip install onnxruntime tokenizers",
         "import numpy, onnxruntime, tokenizers",
         f"tokenizer = tokenizers.Tokenizer.from_file({(path / 'tokenizer.json').as_posix()!r})",
@@ -332,4 +330,6 @@ def advice(s: Source, path: Path, encoding: str) -> list[str]:
         "    logits = model.run(['logits'], {'input_ids': numpy.array([ids], 'int64')})[0]",
         "    ids.append(int(logits[0, -1].argmax()))",
         "print(tokenizer.decode(ids))",
+        f"# {CACHED} is the same with a key/value cache: input_ids, attention_mask, position_ids and past_key_values.*",
+        "# in (empty at first), logits and present.* out, which are the past_key_values.* of the next call.",
     ]
