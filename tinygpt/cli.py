@@ -29,6 +29,7 @@ from tinygpt.errors import (
     exit_code_of,
 )
 from tinygpt.inspect import FUNCTIONS
+from tinygpt.signals import STOPPING, signals_waiting
 
 
 class Commands(TyperGroup):
@@ -68,7 +69,6 @@ app.add_typer(inspector, name="inspect")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/ or a path; RUN@last or RUN@STEP picks a checkpoint.")]  # fmt: skip
 MAX_SEED = 2**31 - 1
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 EngineOption = Annotated[
     str, typer.Option(help="What computes: native (C, fast, on the CPU), plain (PyTorch), or auto.")
@@ -160,6 +160,11 @@ def load_onto(run: str, device: str) -> tuple[Any, Any, Any]:
     for notice in notices:
         note(notice)
     return loaded, model.to(choose_machine(TrainConfig(device=device)).device), checkpoint
+
+
+def unrolled(path: Path) -> Path:
+    """The path with ~ as the home folder: of --out=~/x the shell leaves it as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's raises where there is no such user)
 
 
 def read_stdin() -> str:
@@ -262,21 +267,6 @@ def leaving_tidily() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def signals_waiting() -> Iterator[None]:
-    """What tells the command to stop is heard at the end: in the midst of loading numpy and torch it would get lost."""
-    came: list[int] = []
-    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
 
 
 WordsArgument = Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...] [field=value ...]", help="Text files, folders or - (standard input); settings by name.")]  # fmt: skip
@@ -540,7 +530,7 @@ def export_command(
     with leaving_tidily():
         with signals_waiting():
             from tinygpt.export import export
-        result = export(run, to, out, encoding)
+        result = export(run, to, out and unrolled(out), encoding)
     show(result.to_dict(), "\n".join(result.sentences), as_json)
 
 
@@ -583,7 +573,7 @@ def report(
     opened, notices = open_run(resolve_whole(run))
     for notice in notices:
         note(notice)
-    print("\n".join(write_report(opened, out)))
+    print("\n".join(write_report(opened, out and unrolled(out))))
 
 
 @app.command()

@@ -27,7 +27,9 @@ RUNS = Path(os.environ.get("TINYGPT_RUNS") or "runs")  # the studio's trainings 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no name for a file on Windows
 LOCK, OWNER = ".lock", ".owner.json"
+SHOWN = 8  # runs that a message lists
 ASKING_S = 0.1  # for the lock: doctor holds it for an instant
+NO_RUNS = "there are no runs here yet: start one with tinygpt train"
 OWNER_S = 0.5  # that a message waits for the name of who has just taken the lock
 WRITTEN_FIRST = (
     "corpus.json",
@@ -88,11 +90,19 @@ def newest() -> Path:
     found = [p.parent for p in RUNS.glob("[!.]*/config.json")]
     if not found:
         raise UserError("there is no run to go on with under runs/; start one with tinygpt train.")
-    return max(found, key=lambda folder: max(p.stat().st_mtime for p in (folder, *folder.glob("metrics.jsonl"))))
+    return max(found, key=worked_on)
 
 
-def resolve(reference: str) -> tuple[Path, str]:
-    """The folder and the checkpoint ("best", "last" or a step) that a RUN on the command line means."""
+def worked_on(folder: Path) -> float:
+    """When a run was worked on last [seconds since 1970]."""
+    return max(p.stat().st_mtime for p in (folder, *folder.glob("metrics.jsonl")))
+
+
+def resolve(reference: str, or_else: str = "") -> tuple[Path, str]:
+    """The folder and the checkpoint ("best", "last" or a step) that a RUN on the command line means.
+
+    UserError if there is none; `or_else` is said there too.
+    """
     name, at, which = reference.rpartition("@")
     if not at or (Path(reference) / "config.json").is_file():  # a path may contain an @
         name, which = reference, "best"
@@ -105,9 +115,12 @@ def resolve(reference: str) -> tuple[Path, str]:
         raise UserError(f"{name} may be a pickle, which can run code when opened; tinygpt reads run folders.", UNSAFE)
     if name and is_locked(RUNS / name):
         raise UserError(f"{RUNS / name} is still being prepared{owner(RUNS / name)}; wait for it.", LOCKED)
-    known = sorted(p.parent.name for p in RUNS.glob("[!.]*/config.json"))
-    there = f"runs here: {', '.join(known)}" if known else "there are no runs here yet: start one with tinygpt train"
-    raise UserError(f"there is no run {name!r}{did_you_mean(name, known)}; {there}.")
+    folders = sorted((p.parent for p in RUNS.glob("[!.]*/config.json")), key=worked_on, reverse=True)
+    known = [folder.name for folder in folders]
+    more = f" and {len(known) - SHOWN:,} more" if len(known) > SHOWN else ""
+    there = f"runs here: {', '.join(known[:SHOWN])}{more}" if known else NO_RUNS
+    what = f"there is no run {name!r}{did_you_mean(name, known)}" if name else "the name of a run is missing"
+    raise UserError(f"{what}; {there}{or_else}.")
 
 
 def resolve_whole(reference: str) -> Path:

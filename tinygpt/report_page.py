@@ -43,8 +43,10 @@ SHADES = 10  # of a pattern
 def write_report(run: Run, out: Path | None = None) -> list[str]:
     """Write the page, and the picture beside the run's own; what was written and what is missing, in sentences.
 
-    With `out`, the page alone, there. UserError (exit 74) if it cannot be written.
+    With `out`, the page alone, there. UserError: exit 2 if that is a folder, exit 74 if it cannot be written.
     """
+    if out is not None and out.is_dir():
+        raise UserError(f"{out} is a folder; name a file, such as {out / run.folder.name}.html.")
     target = out or run.folder / PAGE
     try:
         write_atomic(target, page(run).encode())

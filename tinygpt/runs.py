@@ -12,6 +12,7 @@ import contextlib
 import functools
 import math
 import platform
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,12 @@ def open_run(folder: Path) -> tuple[Run, list[str]]:
     """The run in a folder, and notices. UserError: exit 78 for another format version or a config that cannot be."""
     try:
         stored = read_json(folder / "config.json")
-        version = stored["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{folder} is not a run of tinygpt: config.json: {reason}.", BAD_CONFIG) from None
+    if not isinstance(stored, dict) or "format_version" not in stored:
+        raise UserError(f"{folder} {what_else(folder, stored)}.", BAD_CONFIG)
+    version = stored["format_version"]
     if version != FORMAT_VERSION:
         raise UserError(
             f"{folder} has format version {version}, this tinygpt reads version {FORMAT_VERSION}; "
@@ -137,6 +140,16 @@ def open_run(folder: Path) -> tuple[Run, list[str]]:
         raise UserError(f"{folder}: corpus.json holds no report; restore the original file.", BAD_CONFIG)
     tokens = [read_tokens(folder / "data" / f"{part}.tokens", tokenizer) for part in ("train", "val")]
     return Run(folder, config, tokenizer, corpus, facts, *tokens), notices
+
+
+def what_else(folder: Path, stored: Any) -> str:
+    """What a folder is whose config.json is not a run's, and what to do instead."""
+    if isinstance(stored, dict) and "model_type" in stored:
+        start = f"tinygpt train TEXT --from {shlex.quote(str(folder))}"
+        return f"is a Hugging Face folder, not a run; name the run that it came from, or start one from it: {start}"
+    if isinstance(stored, dict) and "opset" in stored:
+        return "is an ONNX export, not a run; name the run that it came from"
+    return "is not a run of tinygpt: config.json has no format_version"
 
 
 def is_origin(found: Any) -> bool:

@@ -210,7 +210,7 @@ class Tokenizer:
             tokenizer = cls((from_symbols(left), from_symbols(right)) for left, right in pairs)
             ours, theirs = tokenizer._vocabulary(), dict(model["vocab"])
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged: vocabulary or merges are wrong ({error})", BAD_INPUT) from None
+            raise UserError(f"{path} is damaged: vocabulary or merges are wrong ({error}).", BAD_INPUT) from None
         if any(theirs.get(name) != id for name, id in ours.items() if id < FIRST_MERGE):
             raise _other_kind(path, f"ids 0 to {FIRST_MERGE - 1} are not the special tokens and the 256 bytes in order")
         if ours != theirs:
@@ -341,15 +341,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = read_regular(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", IO_ERROR) from None
+        raise UserError(f"{path} cannot be read: {error.strerror}.", IO_ERROR) from None
     if path.suffix.lower() in PICKLE_SUFFIXES or data.startswith((b"\x80", b"PK\x03\x04")):
-        raise UserError(f"{path} is a pickle, which can run code when it is opened: give a tokenizer.json", UNSAFE)
+        raise UserError(f"{path} is a pickle, which can run code when it is opened: give a tokenizer.json.", UNSAFE)
     try:
         document = json.loads(data.decode())
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
-        raise UserError(f"{path} holds no tokenizer: it is not a JSON object with a model", BAD_INPUT)
+        raise UserError(f"{path} holds no tokenizer: it is not a JSON object with a model.", BAD_INPUT)
     return document
 
 
@@ -362,4 +362,4 @@ def _difference(wanted: Any, found: Any, name: str = "it") -> str:
 
 
 def _other_kind(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is a tokenizer of another kind ({why}); tinygpt train makes its own", MISMATCH)
+    return UserError(f"{path} is a tokenizer of another kind ({why}); tinygpt train makes its own.", MISMATCH)

@@ -86,7 +86,8 @@ def trackio(folder: Path, settings: Mapping[str, Any]) -> Sink:
             project=PROJECT, name=folder.name, config=dict(settings), resume="allow", embed=False,
             auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
-    return Sink(lambda step, figures: run.log(dict(figures), step=step), run.finish)
+    # Not run.finish, after which trackio finishes it once more when Python ends, and says so.
+    return Sink(lambda step, figures: run.log(dict(figures), step=step), package.finish)
 
 
 SINKS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {
@@ -145,7 +146,10 @@ class Keeper:
         self.sink: Sink | None = self.tried(lambda: SINKS[name](folder, settings))
 
     def hear(self, record: Mapping[str, Any]) -> None:
-        """Give it a record, unless it has it; written down before, so that a kill loses one rather than doubles it."""
+        """Give it a record, unless it has it; written down before, so that a kill loses some rather than doubles one.
+
+        Those are what the sink had not yet written itself: trackio does so every half second.
+        """
         if record.get("kind") not in KINDS or self.sink is None:
             return
         sink, step, key = self.sink, record["step"], f"{record['kind']} {record['step']} {record.get('rewind', 0)}"

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "tinygpt"
 # A file imports only files with a smaller number; inside one folder any, but in no circle.
 LAYERS = {
     "": 0,  # tinygpt/__init__.py: the version
-    "errors": 0, "storage": 0, "folders": 0, "display": 0, "config": 0, "records": 0,
+    "errors": 0, "signals": 0, "storage": 0, "folders": 0, "display": 0, "config": 0, "records": 0,
     "published": 1, "tracking": 1,
     "tokenizer": 1, "corpus": 1, "model": 1, "sampling": 1, "distributed": 1, "capture": 1, "kernels": 1, "native": 1,
     "data": 2, "loss": 2, "optim": 2, "inference": 2,
@@ -31,9 +31,9 @@ LAYERS = {
     "__main__": 10,
 }  # fmt: skip
 # Inside layer 0, the small ones at the bottom: an error and a file are needed to define a setting or a record.
-LAYER_0 = ["", "errors", "storage", "folders", "display", "config", "records"]
+LAYER_0 = ["", "errors", "signals", "storage", "folders", "display", "config", "records"]
 NOT_IMPORTED = ("__main__.py", "modeling_tinygpt.py")  # the second goes into exports, for transformers to load
-TORCH_FREE = ["errors", "storage", "folders", "display", "config", "records", "tokenizer", "corpus"]
+TORCH_FREE = ["errors", "signals", "storage", "folders", "display", "config", "records", "tokenizer", "corpus"]
 
 
 @functools.cache

@@ -84,6 +84,11 @@ def test_logits_texts_and_figures(exported, preset, fields):
     assert done.figures["equal greedy texts"] == "32 of 32"
 
 
+def test_the_advice_for_code_of_ours_says_where_to_trust_it(exported):
+    said = "\n".join(exported("tutorial")[1].sentences)
+    assert "trust_remote_code=True; version 5 asks for it in AutoTokenizer too." in said
+
+
 @torch.no_grad()
 def test_padding_on_the_left_changes_nothing(exported):
     """Of the modeling file, which makes its own mask and positions; transformers' own models have their tests."""

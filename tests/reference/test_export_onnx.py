@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from command_line import environment
 
 from tinygpt.errors import MISMATCH, USAGE, UserError
 from tinygpt.export import onnx as target
@@ -209,6 +213,7 @@ def test_the_advice_is_a_program_that_runs(exported, capsys):
     exec("\n".join(lines), names)
     assert names["ids"][1:] == target.greedy(exported.s.model, [0])
     assert capsys.readouterr().out.strip()
+    assert all(any(name in line for line in lines) for name in (target.CACHED, "position_ids", "past_key_values.*"))
     assert "tokenizers.Tokenizer.from_file('tokenizer.json')" in "\n".join(target.advice(exported.s, Path(), "f32"))
 
 
@@ -219,6 +224,37 @@ def test_written_again_it_is_the_same_and_nothing_is_said(exported, tmp_path, ca
     assert capfd.readouterr() == ("", "")
     for path in (p for p in exported.folder.rglob("*") if p.is_file()):
         assert (tmp_path / path.relative_to(exported.folder)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("exported", ["gpt2"], indirect=True)
+def test_a_signal_waits_until_the_model_is_traced(exported, monkeypatch):
+    """Pins: the exporter takes what stops the command for an error of its own: a traceback, and exit 1."""
+    right, done = torch.onnx.export, []
+
+    def stopped(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        done.append(right(*arguments, **options))
+        return done[0]
+
+    monkeypatch.setattr(torch.onnx, "export", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        target.full_model(exported.s.model)
+    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_in_the_midst_it_says_so_and_leaves_nothing(tmp_path, trained, number, code):
+    command = [sys.executable, "-m", "tinygpt", "export", trained, "--to", "onnx"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list(tmp_path.glob("exports/.tmp-*/onnx")):
+        time.sleep(0.02)
+    time.sleep(0.5)  # well within what the exporter imports and does
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code and len(err.splitlines()) == 1 and "nothing was lost" in err, err
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 @pytest.mark.parametrize("encoding", ["f16", "q8_0"])

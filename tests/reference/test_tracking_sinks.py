@@ -133,6 +133,7 @@ def test_what_the_log_holds_the_sink_holds(here, name):
     pytest.importorskip(name, reason=f"{name} is not installed: the sink is unchecked")
     out = run(here, *TRAIN, f"--{name}")
     assert "gets no more records" not in out
+    assert name not in out.lower()  # nor does it speak when Python ends
     assert len(expected(here)) == 12 + 4
     assert_held(here, name)
 

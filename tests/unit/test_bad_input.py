@@ -139,7 +139,7 @@ CASES = [
     ("resume another version", ["train", "--resume", "--run", "version_2"], BAD_CONFIG, "version 2", "version 1"),
     # runs that cannot be used
     ("no such run", ["generate", "bse"], USAGE, "there is no run 'bse' (did you mean base"),
-    ("empty RUN", ["generate", ""], USAGE, "there is no run ''"),
+    ("empty RUN", ["generate", ""], USAGE, "the name of a run is missing"),
     ("a file as RUN", ["generate", "good.txt"], USAGE, "there is no run 'good.txt'"),
     ("pickle as RUN", ["generate", "model.pt"], UNSAFE, "model.pt may be a pickle"),
     ("RUN@bogus", ["generate", "base@bogus"], USAGE, "best, last or a step, not 'bogus'"),

@@ -343,7 +343,7 @@ def test_train_twice_on_the_folder_with_the_runs(tmp_path: Path):
         Path("a.txt").write_text(story_text())
         assert tinygpt("train", ".", "--run", "one", *STEPS, *TINY).code == 0
         again = tinygpt("train", ".", *STEPS, *TINY)
-        assert (again.code, again.err) == (0, "") and "runs/one: skipped, a run of tinygpt." in again.out
+        assert (again.code, again.err) == (0, "") and "runs/one: skipped, a model." in again.out
         reports = [json.loads(path.read_text()) for path in sorted(Path("runs").glob("*/corpus.json"))]
     assert len(reports) == 2 and reports[0]["train"] == reports[1]["train"]
 

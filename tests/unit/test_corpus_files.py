@@ -519,9 +519,9 @@ def test_runs_in_a_folder_are_passed_over(tmp_path: Path, monkeypatch: pytest.Mo
     write(Path("a.txt"), STORY)
     corpus = load(["."], val_fraction=0)
     assert corpus.train == [STORY, "half of a run is text"]
-    assert corpus.notices == ["runs/a, runs/b: skipped, a run of tinygpt."]
+    assert corpus.notices == ["runs/a, runs/b: skipped, a model."]
     code, message = refusal("runs/a")
-    assert code == BAD_INPUT and message.startswith("runs/a is a run of tinygpt, not text")
+    assert code == BAD_INPUT and message.startswith("runs/a is a model, not text; name a text")
     assert "holds no text file" in refusal("runs")[1]
 
 

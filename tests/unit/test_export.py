@@ -3,18 +3,23 @@
 transformers itself is met in tests/reference/test_export_hf.py; here its answer is made up.
 """
 
+import ast
+import errno
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import tinygpt
 
 from tinygpt import checkpoint, export
 from tinygpt.config import PRESETS, SIZES, ModelConfig, make_config
 from tinygpt.errors import MISMATCH, UserError
-from tinygpt.export import card, hf, origin
+from tinygpt.export import card, gguf, hf, origin
 from tinygpt.export.shapes import differences, shape_of
 from tinygpt.model import TinyGPT
 from tinygpt.optim import Optimizer
@@ -229,6 +234,81 @@ def test_what_is_not_an_export_is_not_replaced(here, trained):
     (done.path / "notes.txt").write_text("mine")
     refused(2, "notes.txt in it is not of an export", export.export, str(trained), "hf", done.path)
     assert (here / "thesis" / "chapter.txt").read_text() == (done.path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_that_was_changed_in_it_is_not_replaced(here, trained):
+    """Pins: m.save_pretrained into the export, and the next export destroys what was fine-tuned for hours."""
+    done = export.export(str(trained), "hf", here / "mine")
+    (done.path / "README.md").write_text((done.path / "README.md").read_text().replace("## Use", "## How to use it"))
+    assert export.export(str(trained), "hf", here / "mine").path == done.path
+    weights = done.path / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    said = refused(2, "model.safetensors in it is not what was exported", export.export, str(trained), "hf", done.path)
+    assert "--out DIR" in said and weights.read_bytes() != data
+    weights.unlink()
+    (here / "elsewhere").write_bytes(data)
+    weights.symlink_to(here / "elsewhere")
+    refused(2, "model.safetensors in it is not what was exported", export.export, str(trained), "hf", done.path)
+
+
+def test_another_export_is_not_replaced(here, trained):
+    """Pins: --out naming the export of another run, or of another format."""
+    shutil.copytree(trained, here / "runs" / "other")
+    done = export.export(str(trained), "hf", here / "mine")
+    old = contents(done.path)
+    refused(2, "it is an export of run run --to hf; .* --out DIR", export.export, "other", "hf", done.path)
+    pytest.importorskip("gguf", reason="gguf is not installed: an export of another format is unchecked")
+    refused(2, "it is an export of run run --to hf; .* --out DIR", export.export, str(trained), "gguf", done.path)
+    assert contents(done.path) == old
+    other = export.export("other", "gguf", here / "gguf")
+    refused(2, "it is an export of run other --to gguf", export.export, "other", "hf", other.path)
+
+
+def test_words_of_the_command_are_folded_and_home_is_found(here, trained, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    done = tinygpt("export", trained, "--to", "HF", "--encoding", "F32", "--out=~/mine", "--json")
+    assert done.code == 0 and done.json["path"] == str(here / "home" / "mine")
+    assert tinygpt("report", trained, "--out=~/mine.html").code == 0 and (here / "home" / "mine.html").is_file()
+    assert [path.name for path in here.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("name", ["mine", "Bob's model", 'a "b" $HOME `c` \\d !', "c'\"d"])
+def test_the_command_that_is_said_names_the_place(here, trained, name):
+    """Pins: an apostrophe in a path, which ended the Python string in the command."""
+    s = origin.source(str(trained))[0]
+    place = here / name
+    for target, file in ((hf, place), (gguf, place / "run-f32.gguf")):
+        said = next(line for line in target.advice(s, place, "f32") if "python -c" in line)
+        python, flag, code = shlex.split(said[said.index("python -c") :])
+        strings = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+        assert (python, flag) == ("python", "-c") and str(file) in strings
+
+
+def test_the_step_that_is_replaced_is_said(here, trained):
+    first = export.export(f"{trained}@40", "hf")
+    second, third = export.export(str(trained), "hf"), export.export(str(trained), "hf")
+    assert second.sentences[0].endswith("step 60. It replaces the export of step 40.")
+    assert "replaces" not in first.sentences[0] + third.sentences[0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_place_that_cannot_be_written_is_named_as_it_was_typed(here, trained, monkeypatch, number):
+    """Pins: "No space left on device." alone, or the name of a temporary file that nobody typed."""
+
+    def fail(path, data):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(hf, "write_durable", fail)
+    said = refused(74, "^mine cannot be written: ", export.export, str(trained), "hf", Path("mine"))
+    assert said == f"mine cannot be written: {os.strerror(number)}; choose another place with --out DIR."
+    assert list(here.iterdir()) == []
+
+
+def test_below_a_file_there_is_no_place(here, trained):
+    (here / "s.txt").write_text("mine")
+    for out in ("s.txt/foo", "s.txt/a/foo"):
+        refused(2, "because s.txt is a file; .*--out DIR", export.export, str(trained), "hf", Path(out))
 
 
 def test_an_empty_folder_is_a_place(here, trained):

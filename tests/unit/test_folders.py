@@ -30,7 +30,8 @@ def test_references(run, tmp_path):
     refused(2, r"behind @ stands best, last or a step, not 'bets'", folders.resolve, "mine@bets")
     refused(2, r"not '²'", folders.resolve, "mine@²")  # isdigit() says yes, int() says no
     assert "did you mean mine" in refused(2, "there is no run 'mnie'", folders.resolve, "mnie")
-    refused(2, "there is no run ''", folders.resolve, "")
+    for nothing in ("", "@last"):
+        refused(2, "^the name of a run is missing; runs here: mine.$", folders.resolve, nothing)
 
 
 def test_a_run_may_have_the_name_of_a_pickle(tmp_path, monkeypatch, make_run):
@@ -83,6 +84,17 @@ def test_the_newest_run(run, tmp_path, make_run):
     os.utime(other.folder, (1, 1))
     os.utime(run.folder, (2, 2))
     assert folders.newest() == folders.RUNS / "other"
+
+
+def test_the_newest_runs_are_listed(run, tmp_path):
+    """Pins: a sentence of three hundred names, with the one that was meant nowhere in sight."""
+    for i in range(12):
+        (tmp_path / "runs" / f"r{i}").mkdir()
+        (tmp_path / "runs" / f"r{i}" / "config.json").touch()
+        os.utime(tmp_path / "runs" / f"r{i}", (i, i))
+    said = refused(2, "there is no run 'zzz'; runs here:", folders.resolve, "zzz")
+    assert said.endswith("runs here: mine, r11, r10, r9, r8, r7, r6, r5 and 5 more.")
+    assert "did you mean r0" in refused(2, "there is no run", folders.resolve, "r0x")
 
 
 def test_no_run_at_all(tmp_path, monkeypatch):

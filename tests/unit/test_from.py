@@ -326,8 +326,43 @@ def test_what_is_missing_is_named(folder):
     assert "has no tokenizer.json (sentencepiece)" in refused(66)
     (folder / "model.safetensors").unlink()
     assert "has no model.safetensors" in refused(65)
-    assert "there is no run 'nowhere'" in refused(2, source="nowhere")
     assert "is a file; name the folder" in refused(2, source="more.txt")
+
+
+def test_nothing_is_downloaded_and_that_is_said(here):
+    for source in ("gpt2", "openai-community/gpt2"):
+        said = refused(2, source=source)
+        assert f"there is no run '{source}'; runs here: base; --from downloads nothing" in said
+        assert "save_pretrained" in said
+    assert "the name of a run is missing" in refused(2, source="")
+
+
+def test_what_is_no_source_is_called_what_it_is(here):
+    """Pins: "there is no run" of what stands there, and "name the folder that it is in" where that cannot help."""
+    source = "runs/base/checkpoints/step-00000040"
+    assert f"--from {source} is a checkpoint of a run; write base@40." in refused(2, source=source)
+    (here / "base").symlink_to(here / "runs" / "base")
+    assert "write base@40." in refused(2, source="base/checkpoints/step-00000040")
+    (here / "empty").mkdir()
+    assert "--from empty has no config.json; name a run, or a folder that" in refused(2, source="empty")
+    for name, kind in (("x.gguf", "a GGUF file"), ("x.ONNX", "an ONNX file")):
+        path = here / "empty" / name
+        path.touch()
+        end = f"{kind}, from which nothing can be started; name its run, or the hf export of that."
+        assert f"--from empty holds {end}" in refused(2, source="empty")
+        assert f"--from {path} is {end}" in refused(2, source=path)
+        path.unlink()
+
+
+def test_an_export_as_run_is_called_what_it_is(here, folder):
+    start = "theirs is a Hugging Face folder, not a run; name the run that it came from, or start one from it: "
+    assert f"{start}tinygpt train TEXT --from theirs." in refused(78, source="theirs@last")
+    for words in (("export", "theirs", "--to", "hf"), ("report", "theirs"), ("compare", "base", "theirs")):
+        done = tinygpt(*words)
+        assert done.code == 78 and start in done.err
+    for words in (("train", "theirs"), ("corpus", "theirs")):
+        done = tinygpt(*words)
+        assert done.code == 65 and "theirs is a model, not text; name a text" in done.err
 
 
 def hostile(folder, damage):
@@ -457,6 +492,27 @@ def test_marks_are_what_config_json_names(foreign, folder):
     assert torch.equal(inherit("theirs").weights["embedding.weight"][:3], theirs[[9, 9, 3]])
     change(folder / "config.json", eos_token_id=5_000)
     assert "names no mark between texts that the model has" in refused(66)
+
+
+def test_gpt2s_default_marks_in_a_small_model(here, make_model, tokenizer):
+    """Pins: GPT2Config() of 320 rows keeps bos and eos 50256, and tokenizer.json was blamed."""
+    folder = write_theirs(here, make_model, tokenizer, "gpt2")
+    renamed(folder)
+    change(folder / "config.json", bos_token_id=50256, eos_token_id=50256, pad_token_id=None)
+    said = refused(66)
+    assert "theirs/config.json names no mark between texts" in said and "BPE" not in said
+    assert "bos_token_id 50256 and eos_token_id 50256, of 320 rows" in said
+    theirs = safetensors.torch.load_file(folder / "model.safetensors")["transformer.wte.weight"]
+    names = {"bos_token": "<|eos|>", "eos_token": {"content": "<|bos|>"}, "pad_token": "nobody"}
+    change(folder / "tokenizer_config.json", **names)
+    assert torch.equal(inherit("theirs").weights["embedding.weight"][:3], theirs[[1, 0, 0]])
+    change(folder / "config.json", eos_token_id=7)  # what config.json can name goes before
+    assert torch.equal(inherit("theirs").weights["embedding.weight"][:3], theirs[[7, 7, 7]])
+
+
+def test_a_tokenizer_is_named_as_it_was_typed(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    assert refused(65) == ("tinygpt: theirs/tokenizer.json holds no tokenizer: it is not a JSON object with a model.\n")
 
 
 def test_rows_beyond_the_pieces_are_left_out(here, make_model, tokenizer):

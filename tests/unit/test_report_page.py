@@ -150,7 +150,9 @@ def test_the_command_writes_page_and_picture(copied):
     assert not (copied.folder / "loss.png").exists()
     assert (copied.folder.parent.parent / "mine.html").read_text() == (copied.folder / "report.html").read_text()
     refusal = tinygpt("report", "mine", "--out", "runs")
-    assert refusal.code == 74 and "runs cannot be written" in refusal.err
+    assert refusal.code == 2 and "runs is a folder; name a file, such as runs/mine.html." in refusal.err
+    refusal = tinygpt("report", "mine", "--out", "mine.html/mine.html")
+    assert refusal.code == 74 and "mine.html/mine.html cannot be written" in refusal.err
     assert tinygpt("report", "mine@last").code == 2
 
 

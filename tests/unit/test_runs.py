@@ -44,6 +44,20 @@ def test_a_config_that_is_none_is_exit_78(run, content):
     refused(78, "not a run of tinygpt", runs.open_run, run.folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"model_type": "gpt2"}', "is a Hugging Face folder, not a run; .*: tinygpt train TEXT --from "),
+        (b'{"opset": 18, "vocab_size": 320}', "is an ONNX export, not a run; name the run that it came from"),
+        (b'{"name": "x"}', "is not a run of tinygpt: config.json has no format_version"),
+    ],
+)
+def test_a_folder_that_is_something_else_is_called_what_it_is(run, content, sentence):
+    """Pins: "config.json: 'format_version'." """
+    (run.folder / "config.json").write_bytes(content)
+    refused(78, sentence, runs.open_run, run.folder)
+
+
 def test_a_config_that_cannot_be_is_exit_78(run):
     config = json.loads((run.folder / "config.json").read_bytes())
     change(run, model={**config["model"], "n_layers": 10**9})

@@ -47,7 +47,7 @@ ROWS = 1024  # of a parquet table in memory at once
 MARK = "<|endoftext|>"
 COLUMNS = ("text", "content", "story", "body", "document")
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
-RUN_FILES = ("config.json", "tokenizer.json")  # a folder with both of them is a run of tinygpt
+MODEL_FILES = ("config.json", "tokenizer.json")  # a folder with both of them is a run, or a Hugging Face model
 
 RULES = {
     "marks": f"text: a line that is exactly {MARK} ends a document",
@@ -361,17 +361,20 @@ def _folder_files(folder: Path, name: str, note: Any) -> Iterator[tuple[str, Bin
 
 
 def _walk(folder: Path, name: str, note: Any) -> Iterator[Path]:
-    """Files and links below `folder`; runs are passed over, or a second training in a folder would read the first."""
+    """Files and links below `folder`; models are passed over, or a second training in a folder would read the first."""
 
     def fail(error: OSError) -> None:
         raise UserError(f"the folder {name} cannot be read: {error.strerror}; check its permissions.", IO_ERROR)
 
     for parent, folders, names in os.walk(folder, onerror=fail):
-        if set(RUN_FILES) <= set(names):
+        if set(MODEL_FILES) <= set(names):
             if Path(parent) == folder:
-                raise UserError(f"{name} is a run of tinygpt, not text; name the text that it learnt from.", BAD_INPUT)
+                raise UserError(
+                    f"{name} is a model, not text; name a text (tinygpt train TEXT --from {name} starts from a model).",
+                    BAD_INPUT,
+                )
             folders.clear()
-            note("skipped, a run of tinygpt", shown((Path(name) / Path(parent).relative_to(folder)).as_posix()))
+            note("skipped, a model", shown((Path(name) / Path(parent).relative_to(folder)).as_posix()))
             continue
         links = [entry for entry in folders if (Path(parent) / entry).is_symlink()]
         folders[:] = sorted(entry for entry in folders if not entry.startswith(".") and entry not in links)

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.config import listing
-from tinygpt.errors import UserError, did_you_mean
-from tinygpt.export.card import CARD, files_in_card, model_card
+from tinygpt.errors import IO_ERROR, UserError, did_you_mean
+from tinygpt.export.card import CARD, model_card, read_card
 from tinygpt.export.origin import Source, source
 from tinygpt.folders import lives
 from tinygpt.storage import (
@@ -69,8 +69,9 @@ def export(reference: str, to: str, out: Path | None = None, encoding: str = "f3
     """Write a run as what `to` names, into `out` (default: exports/NAME-hf beside runs/), all or nothing.
 
     Raises UserError: exit 2 for a shape, an encoding or a place that cannot be, or a package that is missing; exit 66
-    if the real runtime computes something else. OSError if the disk is full or fails. An older export then stays.
+    if the real runtime computes something else; exit 74 if it cannot be written. An older export then stays.
     """
+    to, encoding = to.lower(), encoding.lower()
     if to not in TARGETS:
         raise UserError(f"there is no export to {to!r}; targets are {listing(TARGETS)}{did_you_mean(to, TARGETS)}.")
     if encoding not in ENCODINGS[to]:
@@ -81,19 +82,24 @@ def export(reference: str, to: str, out: Path | None = None, encoding: str = "f3
     s, notices = source(reference)
     target.refuse(s.run.config)
     path = out or place_of(s.run.folder) / f"{s.name}-{to}"
-    mend(path)
-    refuse_foreign(path)
-    make_folder(path.parent)
-    with replacing(path) as temporary:
-        target.write(s, temporary, encoding)
-        try:
-            figures: dict[str, Any] | None = target.compare(s, temporary, encoding)
-        except UserError as error:
-            stays = f"{path} is as it was" if path.exists() else f"there is no {path}"
-            raise UserError(f"{str(error).rstrip('.')}; nothing was exported, {stays}.", error.exit_code) from None
-        card = model_card(s, to, temporary, target.advice(s, Path(), encoding), figures and spelled(figures))
-        write_durable(temporary / CARD, card.encode())
-    said = [f"Wrote {path}: run {s.name}, step {s.step:,}."]
+    try:
+        mend(path)
+        replaced = step_replaced(path, s.name, to)
+        make_folder(path.parent)
+        with replacing(path) as temporary:
+            target.write(s, temporary, encoding)
+            try:
+                figures: dict[str, Any] | None = target.compare(s, temporary, encoding)
+            except UserError as error:
+                stays = f"{path} is as it was" if path.exists() else f"there is no {path}"
+                raise UserError(f"{str(error).rstrip('.')}; nothing was exported, {stays}.", error.exit_code) from None
+            card = model_card(s, to, temporary, target.advice(s, Path(), encoding), figures and spelled(figures))
+            write_durable(temporary / CARD, card.encode())
+    except OSError as error:  # its file has a name that nobody typed
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written: {reason}; choose another place with --out DIR.", IO_ERROR) from None
+    other = f" It replaces the export of step {replaced}." if replaced not in ("", f"{s.step:,}") else ""
+    said = [f"Wrote {path}: run {s.name}, step {s.step:,}.{other}"]
     if figures is None:
         said.append(f"Not compared with the model: {READERS[to]} is not installed here.")
     else:
@@ -114,17 +120,27 @@ def place_of(run: Path) -> Path:
     return run.parent.with_name("exports") if run.parent.name == "runs" else Path("exports")
 
 
-def refuse_foreign(path: Path) -> None:
-    """UserError unless nothing is at `path`, or an empty folder, or an export and nothing else: it will be replaced."""
+def step_replaced(path: Path, run: str, to: str) -> str:
+    """The step of the export at `path`, which will be replaced; "" if there is nothing but perhaps an empty folder.
+
+    UserError for anything else: an export of another run or format, one that was changed, other people's files.
+    """
     if path.name in ("", ".."):
         raise UserError(f"--out {path} has no name of its own; name a folder that is not there yet.")
+    if file := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+        raise UserError(f"{path} cannot be a folder, because {file} is a file; choose another place with --out DIR.")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{path} exists and is no folder; choose another with --out DIR.")
-    there = files_in(path)
-    listed = files_in_card(path / CARD) if there else set()
-    if foreign := sorted(set(there) - listed):
-        raise UserError(f"{path} exists and is not replaced, because {foreign[0]} in it is not of an export; "
-                        "choose another place with --out DIR.")  # fmt: skip
+    there, card, why = files_in(path), read_card(path), ""
+    if foreign := [name for name in there if card is None or name not in {CARD, *card.files}]:
+        why = f"{foreign[0]} in it is not of an export"
+    elif card and (changed := [name for name in there if not card.is_unchanged(path, name)]):
+        why = f"{changed[0]} in it is not what was exported"
+    elif card and (card.run, card.to) != (run, to):
+        why = f"it is an export of run {card.run} --to {card.to}"
+    if why:
+        raise UserError(f"{path} exists and is not replaced, because {why}; choose another place with --out DIR.")
+    return card.step if card else ""
 
 
 def files_in(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tinygpt.storage import canonical, read_regular, sha256
 
 CARD = "README.md"
 SAMPLES_SHOWN = 2
-_ROW = re.compile(r"^\| `(.+)` \| [\d,]+ \| `[0-9a-f]{64}` \|$", re.MULTILINE)  # a file in the card's table
+_ABOUT = re.compile(r"by tinygpt: run (.+), preset \w+, step ([\d,]+)\.$", re.MULTILINE)
+_ROW = re.compile(r"^\| `(.+)` \| [\d,]+ \| `([0-9a-f]{64})` \|$", re.MULTILINE)  # a file in the card's table
 
 
 def model_card(s: Source, to: str, folder: Path, advice: list[str], figures: dict[str, str] | None) -> str:
@@ -141,7 +143,7 @@ def fenced(text: str, language: str = "text") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-# --- the table of files: how an export is known again ----------------------------------------------------------------
+# --- how an export is known again ------------------------------------------------------------------------------------
 
 
 def files_table(folder: Path) -> str:
@@ -153,10 +155,32 @@ def files_table(folder: Path) -> str:
     return "\n".join(["| file | bytes | sha256 |", "|---|---|---|", *rows])
 
 
-def files_in_card(card: Path) -> set[str]:
-    """The files of an export, the card too, as its card lists them; empty without such a card."""
+@dataclass(frozen=True)
+class Card:
+    """What an export is, as its card says it."""
+
+    run: str
+    step: str  # as it is written there: 1,200
+    files: dict[str, str]  # name -> sha256, without the card's own
+
+    @property
+    def to(self) -> str:
+        """Its format."""
+        return "gguf" if "Modelfile" in self.files else "hf" if "model.safetensors" in self.files else "onnx"
+
+    def is_unchanged(self, folder: Path, name: str) -> bool:
+        """Whether a file in `folder` is what was exported; of the card itself nobody can say, so it is."""
+        try:
+            return name == CARD or sha256(read_regular(folder / name)) == self.files[name]
+        except OSError:  # a link, a pipe
+            return False
+
+
+def read_card(folder: Path) -> Card | None:
+    """The card of the export in a folder, None if there is no such card."""
     try:
-        found = _ROW.findall(read_regular(card).decode().rpartition("## Files")[2])
+        text = read_regular(folder / CARD).decode()
     except (OSError, UnicodeDecodeError):
-        return set()
-    return {CARD, *found} if found else set()
+        return None
+    about, files = _ABOUT.search(text), dict(_ROW.findall(text.rpartition("## Files")[2]))
+    return Card(about[1], about[2], files) if about and files else None

@@ -31,7 +31,7 @@ from tinygpt.config import Config, ModelConfig
 from tinygpt.data import Ids, scoring_windows, total_bytes
 from tinygpt.errors import MISMATCH, UserError
 from tinygpt.evaluate import bits_per_byte
-from tinygpt.export.origin import Source
+from tinygpt.export.origin import Source, python_command
 from tinygpt.export.shapes import differences, shape_of
 from tinygpt.folders import names_like
 from tinygpt.model import TinyGPT
@@ -322,11 +322,12 @@ def advice(s: Source, path: Path, encoding: str) -> list[str]:
     file, name = path / file_name(s, encoding), name_of(s)
     longest = s.run.config.model.block_size
     n = longest // 2
-    call = f"Llama({str(file)!r}, n_ctx={longest}, verbose=False)('Once upon a', max_tokens={n})['choices'][0]['text']"
-    python = f"from llama_cpp import Llama; print({call})"
+    model = f"Llama({file.as_posix()!r}, n_ctx={longest}, verbose=False)"
+    text = f"{model}('Once upon a', max_tokens={n})['choices'][0]['text']"
+    python = python_command(f"from llama_cpp import Llama; print({text})")
     commands = [
         f'With llama.cpp:  llama-completion -m {shlex.quote(str(file))} -p "Once upon a" -n {n} -no-cnv',
-        f'With llama-cpp-python:  python -c "{python}"',
+        f"With llama-cpp-python:  {python}",
         f"With Ollama:  ollama create {name} -f {shlex.quote(str(path / 'Modelfile'))}",
         f'  and then  ollama run {name} "Once upon a"',
     ]

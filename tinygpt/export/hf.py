@@ -25,7 +25,7 @@ from torch import Tensor
 from tinygpt import checkpoint
 from tinygpt.config import Config, ModelConfig
 from tinygpt.errors import MISMATCH, UserError
-from tinygpt.export.origin import NEW_TOKENS, Source, greedy
+from tinygpt.export.origin import NEW_TOKENS, Source, greedy, python_command
 from tinygpt.export.shapes import shape_of
 from tinygpt.model import TinyGPT
 from tinygpt.published import GPT2_MATRICES, GPT2_NORMS, QWEN3_BLOCK
@@ -263,9 +263,7 @@ def advice(s: Source, path: Path, encoding: str) -> list[str]:
     own_code = shape_of(s.model.config) == "tutorial"
     trust = ", trust_remote_code=True" if own_code else ""
     said = [f"No library knows the shape of tutorial: transformers runs the {MODELING} in the folder, and that only "
-            "when it is told to, with trust_remote_code=True."]  # fmt: skip
-    return [
-        *(said if own_code else []),
-        f"Use it: python -c \"from transformers import pipeline; print(pipeline('text-generation', '{path}'{trust})"
-        "('Once upon a')[0]['generated_text'])\"",
-    ]
+            "when it is told to, with trust_remote_code=True; version 5 asks for it in AutoTokenizer too."]  # fmt: skip
+    use = f"pipeline('text-generation', {path.as_posix()!r}{trust})('Once upon a')[0]['generated_text']"
+    command = python_command(f"from transformers import pipeline; print({use})")
+    return [*(said if own_code else []), f"Use it: {command}"]

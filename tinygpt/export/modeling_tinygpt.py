@@ -2,6 +2,7 @@
 
 This file was written by `tinygpt export RUN --to hf`. transformers runs it only when told to:
 
+    AutoTokenizer.from_pretrained(folder, trust_remote_code=True)  # transformers 5 asks for it here too
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
 LayerNorm after each sum, exact GELU, learned positions, causal attention. It computes what tinygpt computes, without a

@@ -34,6 +34,7 @@ from tinygpt.config import Config, ModelConfig
 from tinygpt.errors import MISMATCH, UserError
 from tinygpt.export.origin import Source, greedy, room
 from tinygpt.model import CausalAttention, LearnedPositions, Positions, RotaryPositions, TinyGPT
+from tinygpt.signals import signals_waiting
 from tinygpt.storage import canonical, make_folder, write_durable
 from tinygpt.tokenizer import BOS, EOS, PAD
 
@@ -179,7 +180,7 @@ def cached_model(model: TinyGPT) -> bytes:
 
 def traced(module: nn.Module, arguments: tuple, axes: tuple, inputs: list[str], outputs: list[str]) -> bytes:
     """The ONNX file of a module, weights inside, without the exporter's notes on where this machine has its code."""
-    with quiet():
+    with signals_waiting(), quiet():
         program: Any = torch.onnx.export(
             module, arguments, dynamo=True, external_data=False, opset_version=OPSET, dynamic_shapes=axes,
             input_names=inputs, output_names=outputs, verbose=False,
@@ -329,4 +330,6 @@ def advice(s: Source, path: Path, encoding: str) -> list[str]:
         "    logits = model.run(['logits'], {'input_ids': numpy.array([ids], 'int64')})[0]",
         "    ids.append(int(logits[0, -1].argmax()))",
         "print(tokenizer.decode(ids))",
+        f"# {CACHED} is the same with a key/value cache: input_ids, attention_mask, position_ids and past_key_values.*",
+        "# in (empty at first), logits and present.* out, which are the past_key_values.* of the next call.",
     ]

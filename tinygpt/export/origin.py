@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 import torch
@@ -66,3 +67,8 @@ def greedy(model: TinyGPT, prompt: list[int]) -> list[int]:
         if ids[0, -1] == EOS:
             break
     return ids[0, len(prompt) :].tolist()
+
+
+def python_command(code: str) -> str:
+    """`python -c CODE` for a shell: in double quotes, which cmd.exe takes too, unless something in it needs others."""
+    return f"python -c {shlex.quote(code)}" if set(code) & set('"$`\\!') else f'python -c "{code}"'

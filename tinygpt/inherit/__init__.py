@@ -18,9 +18,12 @@ from torch import Tensor
 from tinygpt import runs
 from tinygpt.config import ModelConfig
 from tinygpt.errors import PICKLE_SUFFIXES, UNSAFE, UserError
-from tinygpt.folders import RUNS
+from tinygpt.folders import RUNS, is_locked, resolve
 from tinygpt.inherit import hf
 from tinygpt.tokenizer import Tokenizer
+
+NOT_DOWNLOADED = "; --from downloads nothing: save a model to a folder with save_pretrained, and name that"
+ELSEWHERE = {".gguf": "a GGUF file", ".onnx": "an ONNX file"}  # formats that models leave in and do not come back from
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,35 @@ def inherit(reference: str) -> Inherited:
     Raises UserError: exit 66 for a shape or tokenizer that is not ours, 65 for a damaged folder, 77 for one with
     weights as pickles, and whatever opening a run can raise.
     """
-    for path in (RUNS / reference, Path(reference)):
+    places = (RUNS / reference, Path(reference)) if reference else ()
+    for path in places:
         if (path / "config.json").is_file():
             if hf.is_folder(path):
                 return Inherited(reference, None, *hf.read(path))
             break
-        if path.is_dir() and (pickles := hf.pickles(path)):
-            raise UserError(hf.refusal_of(path, pickles), UNSAFE)
-        if path.is_file() and path.suffix.lower() not in PICKLE_SUFFIXES:
-            raise UserError(f"--from {reference} is a file; name the folder that it is in.")
+    else:
+        for path in places:
+            if path.is_dir() and (pickles := hf.pickles(path)):
+                raise UserError(hf.refusal_of(path, pickles), UNSAFE)
+            is_file = path.is_file() and path.suffix.lower() not in PICKLE_SUFFIXES
+            if is_file or (path.is_dir() and not is_locked(path)):
+                raise UserError(f"--from {reference} {no_model(path)}.")
+        resolve(reference, NOT_DOWNLOADED)
     run, model, loaded, notices = runs.load(reference)
     return Inherited(
         reference, loaded.step, run.config.preset, model.config, run.tokenizer, loaded.model, notices
     )  # fmt: skip
+
+
+def no_model(path: Path) -> str:
+    """Why nothing can be started from this file, or from this folder without a config.json, and from what instead."""
+    inside = [path] if path.is_file() else path.iterdir()
+    if kinds := sorted(ELSEWHERE[file.suffix.lower()] for file in inside if file.suffix.lower() in ELSEWHERE):
+        where = "is" if path.is_file() else "holds"
+        return f"{where} {kinds[0]}, from which nothing can be started; name its run, or the hf export of that"
+    if path.is_file():
+        return "is a file; name the folder that it is in"
+    if path.parent.name == "checkpoints" and (step := path.name.removeprefix("step-")).isdecimal():
+        run = path.parent.parent
+        return f"is a checkpoint of a run; write {run.name if run.parent == RUNS else run}@{int(step)}"
+    return "has no config.json; name a run, or a folder that save_pretrained wrote"

@@ -25,6 +25,7 @@ from tinygpt.tokenizer import BYTE_ORDER, SPLIT_PATTERN, Tokenizer, from_symbols
 
 FILE = "tokenizer.json"
 MOST_BYTES = 50_000_000  # of such a file; GPT-2's has 1.4 million
+MARKS = ("bos", "eos", "pad")
 OTHER_FILES = {
     "tokenizer.model": "sentencepiece", "spiece.model": "sentencepiece", "sentencepiece.bpe.model": "sentencepiece",
     "vocab.txt": "WordPiece", "vocab.json": "only the older vocab.json: save it with transformers' fast tokenizer",
@@ -84,7 +85,7 @@ def own_or_renumbered(
         own = Tokenizer.load(path.resolve())
     except UserError as error:
         if error.exit_code != MISMATCH:
-            raise
+            raise UserError(str(error).replace(str(path.resolve()), str(path)), error.exit_code) from None
     else:
         extra = n_rows - own.vocab_size
         left_out = f"{extra:,} rows of the embedding that no piece uses are left out." if extra > 0 else ""
@@ -104,7 +105,7 @@ def own_or_renumbered(
     foreign = vocabulary.keys() - set(names) - special.keys()
     if foreign:
         raise Different(f"no merge makes {len(foreign)} of its pieces, such as {reprlib.repr(min(foreign))}")
-    marks = marks_of(config, n_rows)
+    marks = marks_of(path.with_name("config.json"), config, n_rows, named_tokens(beside, {**vocabulary, **special}))
     rows = [*marks.values(), *(vocabulary[name] for name in names)]
     called = {id: name for name, id in {**vocabulary, **special}.items()}
     said = ", ".join(f"<{mark}> is its {called.get(row, f'row {row}')}" for mark, row in marks.items())
@@ -173,15 +174,37 @@ def whole(id: Any) -> int:
     return id
 
 
-def marks_of(config: Mapping[str, Any], n_rows: int) -> dict[str, int]:
-    """Rows of bos, eos and pad, as config.json names them; bos and eos stand in for each other, eos for pad."""
+def named_tokens(beside: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int | None]:
+    """Ids of bos, eos and pad, as tokenizer_config.json names them; None for what the tokenizer does not have."""
     named = {}
-    for mark in ("bos", "eos", "pad"):
+    for mark in MARKS:
+        token = beside.get(f"{mark}_token")
+        name = token.get("content") if isinstance(token, dict) else token
+        named[mark] = ids.get(name) if isinstance(name, str) else None
+    return named
+
+
+def marks_of(
+    path: Path, config: Mapping[str, Any], n_rows: int, by_tokenizer: Mapping[str, int | None]
+) -> dict[str, int]:
+    """Rows of bos, eos and pad, as config.json names them; bos and eos stand in for each other, eos for pad.
+
+    Where it names neither bos nor eos that the model has, it is as the tokenizer says: transformers writes GPT-2's
+    50256 for models of every size. UserError (exit 66) if that says nothing either; `path` is config.json's.
+    """
+    named: dict[str, int | None] = {}
+    for mark in MARKS:
         id = config.get(f"{mark}_token_id")
         id = id[0] if isinstance(id, list) and id else id  # several ends of a text: the first
         named[mark] = id if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < n_rows else None
+    if named["bos"] is None and named["eos"] is None:
+        named = {mark: id if named[mark] is None else named[mark] for mark, id in by_tokenizer.items()}
     bos, eos = (named[a] if named[a] is not None else named[b] for a, b in (("bos", "eos"), ("eos", "bos")))
     if bos is None or eos is None:
-        given = ", ".join(f"{mark}_token_id is {config.get(f'{mark}_token_id')}" for mark in ("bos", "eos"))
-        raise Different(f"config.json names no mark between texts that the model has ({given}, of {n_rows} rows)")
+        given = " and ".join(f"{mark}_token_id {config.get(f'{mark}_token_id')}" for mark in ("bos", "eos"))
+        raise UserError(
+            f"{path} names no mark between texts that the model has: {given}, of {n_rows:,} rows; write the ids of "
+            "the tokens that begin and end a text there.",
+            MISMATCH,
+        )
     return {"bos": bos, "eos": eos, "pad": named["pad"] if named["pad"] is not None else eos}
