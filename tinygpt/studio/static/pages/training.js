@@ -146,8 +146,8 @@ export default {
 
     function drawSamples(data) {
       if (!data.samples.length) { samples.show(run, h("p", {class: "note"}, "It has written nothing yet."), null); return; }
-      const picked = getNumber("sample"), wanted = picked !== undefined && nearestStep(context.run, picked) === model.step ? picked : model.step ?? 0; // until the slider goes on
-      const shown = data.samples.filter((sample) => sample.step <= wanted).at(-1) ?? data.samples[0];
+      const picked = data.samples.find((sample) => sample.step === getNumber("sample") && nearestStep(context.run, sample.step) === model.step); // until the slider goes on
+      const shown = picked ?? data.samples.filter((sample) => sample.step <= (model.step ?? 0)).at(-1) ?? data.samples[0];
       const focus = [...sampleSteps.children].indexOf(document.activeElement);
       const few = data.samples.length > 16 ? data.samples.filter((_, i) => i % Math.ceil(data.samples.length / 16) === 0 || i === data.samples.length - 1) : data.samples;
       sampleSteps.replaceChildren(...few.map((sample) => h("button", {type: "button", class: "small", "aria-pressed": String(sample === shown), onclick: () => set({step: nearestStep(context.run, sample.step), sample: sample.step})}, number(sample.step))));
