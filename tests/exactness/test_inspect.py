@@ -790,7 +790,7 @@ def test_long_prompts_stay_within_the_size_of_a_reply_and_say_what_they_leave_ou
 
 
 WRONG = [
-    (lambda m: ti.forward(m, "x " * 99), "at most block_size=32"),
+    (lambda m: ti.forward(m, "x " * 99), "at most 32 .block_size."),
     (lambda m: ti.forward(m, "a", names=["block.0.qeury"]), "did you mean block.0.query"),
     (lambda m: ti.forward(m, "a", names=["block.9.scores"]), "no activation 'block.9.scores'"),
     (lambda m: ti.forward(m, "a", position=3), "position=3 is outside 0 to 0"),

@@ -99,7 +99,7 @@ def test_what_the_sliders_lift_has_its_bar(m, texts):
 
 def test_prompts_and_settings_that_cannot_be(m):
     for function in (ti.next_token, ti.generate, ti.tree, ti.cache_meter):
-        refused(USAGE, "40 tokens.* at most block_size=32; leave out 8", function, m, "x" * 40)
+        refused(USAGE, "40 tokens.* at most 32 .block_size.; leave out 8", function, m, "x" * 40)
     refused(USAGE, "temperature -1", ti.next_token, m, "", -1.0)
     refused(USAGE, "most=0", lambda: ti.next_token(m, "", most=0))
     refused(USAGE, "at most 2,000", ti.generate, m, "", 2_001)

@@ -3,6 +3,7 @@
 import {LINES} from "./colour.js";
 import {announce, h, millions, number, s} from "./dom.js";
 
+const NARROW = 400; // pixels
 const HEIGHT = 260, TOP = 24, BOTTOM = 34;
 
 /**
@@ -34,7 +35,8 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       return;
     }
     const ends = data.series.map((line) => line.name).concat(data.marks.map(([name]) => name));
-    const right = Math.min(150, 16 + 7.8 * Math.max(...ends.map((name) => name.length)));
+    const inside = width < NARROW; // there is no room for names beside the curves, so they stand above their ends
+    const right = inside ? 12 : Math.min(150, 16 + 7.8 * Math.max(...ends.map((name) => name.length)));
     const left = 52;
     const fx = (x) => (data.logX ? Math.log10(x + 1) : x), fy = (y) => (data.logY ? Math.log10(y) : y);
     const xs = all.map(([x]) => fx(x)), ys = all.map(([, y]) => fy(y)).concat(data.marks.filter(([, y]) => usable(y, data.logY) && !data.zoom).map(([, y]) => fy(y)));
@@ -67,8 +69,9 @@ export function lines({label, xName = "step", yName = "", onpick}) {
       if (points.length < 30 && !line.faint) for (const [x, y] of points) svg.append(s("circle", {cx: px(x), cy: py(y), r: 2.6, style: {fill: stroke}}));
       labels.push({y: py(points.at(-1)[1]), name: line.name, class: "tick name", fill: stroke});
     });
-    labels.sort((a, b) => a.y - b.y).forEach((item, i) => { item.y = Math.max(item.y, i ? labels[i - 1].y + 13 : TOP); });
-    for (const item of labels) svg.append(s("text", {x: width - right + 6, y: item.y + 4, class: item.class, style: item.fill ? {fill: item.fill} : {}}, item.name));
+    if (inside) labels.sort((a, b) => b.y - a.y).forEach((item, i) => { item.y = Math.min(item.y - 7, i ? labels[i - 1].y - 13 : Infinity); });
+    else labels.sort((a, b) => a.y - b.y).forEach((item, i) => { item.y = Math.max(item.y + 4, i ? labels[i - 1].y + 13 : TOP + 4); });
+    for (const item of labels) svg.append(s("text", {x: inside ? width - right : width - right + 6, y: item.y, class: `${item.class}${inside ? " end inside" : ""}`, style: item.fill ? {fill: item.fill} : {}}, item.name));
     for (const point of data.points) {
       if (!usable(point.y, data.logY)) continue;
       svg.append(s("circle", {cx: px(point.x), cy: py(point.y), r: 6, class: "event", onclick: () => onpick?.(point)}, s("title", {}, point.name)));
