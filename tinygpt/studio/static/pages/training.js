@@ -89,7 +89,7 @@ export default {
     async function poll(again) {
       while (!closed && run.data.training && !connection.lost) {
         await new Promise((go) => setTimeout(go, POLL_MS));
-        if (closed) return;
+        if (closed || connection.lost) return; // somebody else has noticed meanwhile
         try {
           take((await callRun(model.run, "records", {since: run.data.next})).data);
         } catch (error) {
@@ -296,7 +296,7 @@ function workPanel(context) {
       return;
     }
     drawNow(job, busy);
-    if (busy && !gone && !connection.lost) timer = setTimeout(async () => { await context.refreshRuns().catch(() => {}); if (!gone) look(); }, awaited ? 700 : POLL_MS);
+    if (busy && !gone && !connection.lost) timer = setTimeout(async () => { if (!connection.lost) await context.refreshRuns().catch(() => {}); if (!gone) look(); }, awaited ? 700 : POLL_MS);
   }
 
   function drawNow(job, busy) {
