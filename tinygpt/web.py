@@ -220,10 +220,8 @@ class Guard:
         if not self.allowed(host):
             raise ApiError(403, f"Host {host[:100]!r} is not allowed; {self.host_advice}.")
         origin = headers.get("origin")
-        if origin is not None and not (self.cors and origin == self.cors):
-            parts = split_origin(origin)
-            if parts is None or not self.allowed(parts):
-                raise ApiError(403, f"Origin {origin[:100]!r} is not allowed; {self.origin_advice}.")
+        if origin is not None and not self.welcome(origin, host):
+            raise ApiError(403, f"Origin {origin[:100]!r} is not allowed; {self.origin_advice}.")
         if not keyless:
             self.check_key(scope, headers)
         if (
@@ -231,6 +229,11 @@ class Guard:
             and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json"
         ):
             raise ApiError(415, "Content-Type must be application/json.")
+
+    def welcome(self, origin: str, host: str) -> bool:
+        """Whether the pages of an origin may ask: those of hosts on the list, and of the one that was named."""
+        parts = split_origin(origin)
+        return (parts is not None and self.allowed(parts)) or (bool(self.cors) and origin == self.cors)
 
     def check_key(self, scope: Scope, headers: dict[str, str]) -> None:
         """ApiError for a request without the key that it needs."""

@@ -147,7 +147,10 @@ def test_a_run_that_stopped_early_is_finished_for_all_who_say_so(tmp_path, root)
     stored = json.loads((mine / "config.json").read_text())
     stored["train"] = {**stored["train"], "max_steps": 500, "patience": 2}
     (mine / "config.json").write_text(json.dumps(stored))
-    told = lambda: ask(Studio(tmp_path / "runs"), "GET", "/api/runs").json()["runs"][0]  # noqa: E731
+
+    def told() -> dict:
+        return ask(Studio(tmp_path / "runs"), "GET", "/api/runs").json()["runs"][0]
+
     assert told()["finished"] is False
     with (mine / "metrics.jsonl").open("a") as file:
         for step in (61, 62):
@@ -465,6 +468,7 @@ def test_nothing_more_is_written_for_a_client_that_left(studio, monkeypatch):
         while written[-1] < 10**5:
             written.append(written[-1] + 1)
             yield {"id": written[-1]}
+            time.sleep(0.001)  # so that however busy the machine is, the client has left long before the end
 
     written: list[int] = []
     monkeypatch.setattr(answering.text, "writing", lambda m, prompt: (None, endless(m, prompt)))
