@@ -16,6 +16,7 @@ from command_line import environment
 from benchmarks.browser import browser_path
 from benchmarks.browser import chromium as launched
 
+HANG_MS = 120_000  # forwards have the lowest priority, so on a busy machine an answer can take long
 SHAPE = ["n_embd=48", "n_layers=2", "n_heads=3", "block_size=64", "vocab_size=420", "threads=1", "compiled=no"]
 
 
@@ -91,6 +92,7 @@ class Watched:
     def __init__(self, browser, studio: Studio, **options) -> None:
         self.studio, self.errors, self.strangers, self.replies = studio, [], [], {}
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(HANG_MS)
         self.context.route("**/*", self._route)
         self.page = self.context.new_page()
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)

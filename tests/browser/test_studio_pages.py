@@ -100,11 +100,11 @@ def test_the_slider_and_the_pin_drive_the_page(watch):
     slider = page.get_by_role("slider", name="Checkpoint")
     slider.focus()
     slider.press("Home")
-    watched.settle()
+    watched.quiet()
     assert "step=0" in page.url
     page.get_by_role("button", name="Pin").click()
     slider.press("End")
-    watched.settle()
+    watched.quiet()
     assert page.locator(".pane").count() == 2
     asked = {body.split(b'"step":')[1].split(b",")[0] for body in watched.bodies().values()}
     assert {b"0", b"60"} <= asked
@@ -141,7 +141,7 @@ def test_a_pin_without_weights_says_so_and_pages_without_panes_have_none(watch):
     page = watched.page
     assert "No weights of step “12345”" in page.locator("main .error").inner_text()
     page.get_by_role("button", name="Unpin it").click()
-    watched.settle()
+    watched.quiet()
     assert page.locator("main .error").count() == 0 and "pin" not in page.url
     assert page.get_by_role("button", name="Pin", exact=True).is_visible()
     page.get_by_role("link", name="Home", exact=True).click()
